@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: MIT
+// The link between the VMM side (libvmkd-vmm.so inside the VMM process) and the broker (`vmkd serve`):
+// a Unix SOCK_SEQPACKET socket, RUNTIME/NAME/vmm.sock. The VMM side listens, one broker at a time connects; both run
+// as the same user (or the broker as root), checked with SO_PEERCRED. One message = struct link_head + body; one KD packet = one
+// message. Host byte order and layout: both ends are on one machine, and built from one source or refused by LINK_VERSION.
+//
+// Rules: each end bounds body_len before it looks, refuses an unknown type or version by closing the connection, and never
+// blocks on a send: the VMM side treats a full socket buffer like no broker for the time being (the guest keeps its ring), the
+// broker waits for POLLOUT.
+#ifndef WIRE_LINK_H
+#define WIRE_LINK_H
+
+#include "wire/portcall.h"
+
+#define LINK_VERSION 1u
+#define LINK_BODY_MAX RECORD_BODY_MAX
+#define LINK_NAME_MAX 64u // VM name with its NUL; [A-Za-z0-9._-], not starting with '.' or '-'
+
+enum link_type {
+	// VMM -> broker
+	LINK_HELLO = 1,        // first message; body: struct link_hello
+	LINK_REGISTERED = 2,   // a guest module has registered; body: struct link_guest
+	LINK_UNREGISTERED = 3, // code = enum link_gone; no body
+	LINK_PACKET = 4,       // a KD packet of the guest; body: message header, then data. LINK_F_WAITS may ride on it
+	LINK_WAIT = 5,         // the guest waits for a packet of type `want` (when there was no packet for that to ride on)
+	LINK_BREAKIN_TAKEN = 6, // the guest's poll has consumed a break-in
+	LINK_STATS = 7,        // answer to LINK_STATS_GET; body: struct link_stats
+
+	// broker -> VMM
+	LINK_ATTACH = 32,      // first message; seq = LINK_VERSION; no body
+	LINK_DELIVER = 33,     // a KD packet for the waiting guest; body as LINK_PACKET. Legal only while the guest waits for that type:
+	                       // otherwise it is dropped and counted (the guest may have been reset meanwhile)
+	LINK_BREAKIN = 34,     // stop the guest at its next poll; again while pending: no effect
+	LINK_RESEND = 35,      // end the guest's wait with CODE_RESEND: it sends its state change or prompt again
+	LINK_STATS_GET = 36,
+	LINK_BREAKIN_CANCEL = 37, // forget a break-in that was not taken (the guest stopped by itself)
+};
+
+// link_head.flags
+#define LINK_F_WAITS (1u << 0)     // PACKET: and the guest now waits for `want`; the control registers are valid
+#define LINK_F_RESUMES (1u << 1)   // DELIVER: this lets the guest run (Continue, Continue2, Reboot, ...): the VMM side
+                                   // goes back to watching the socket from its own thread at once
+#define LINK_F_DROPPABLE (1u << 2) // WAITS: nobody needs to answer; without a broker the wait ends by itself
+
+enum link_gone {
+	LINK_GONE_RESET = 1,      // vCPU reset or QMP RESET
+	LINK_GONE_SHUTDOWN = 2,   // triple fault
+	LINK_GONE_BYE = 3,        // the guest said so
+	LINK_GONE_AREA = 4,       // nonce or memory map no longer fit the registered pages
+	LINK_GONE_GUEST_ERROR = 5, // the guest broke the contract of the rings
+};
+
+struct link_head {
+	uint16_t type;     // enum link_type
+	uint16_t flags;    // LINK_F_*
+	uint32_t body_len; // bytes after this head, at most LINK_BODY_MAX
+	uint32_t seq;      // PACKET, DELIVER: record.seq; ATTACH: LINK_VERSION
+	uint16_t kd_type;  // PACKET, DELIVER
+	uint16_t hdr_len;  // PACKET, DELIVER: bytes of message header at the start of the body
+	uint16_t want;     // WAITS, WAIT: KD packet type waited for
+	uint16_t reserved; // 0
+	uint32_t code;     // UNREGISTERED: enum link_gone
+	uint32_t vcpu;     // WAITS, WAIT: the VMM's number of the waiting vCPU; 0xFFFFFFFF = unknown (debugcon)
+	uint32_t reserved2; // 0
+	uint64_t cr0, cr3, cr4, efer; // WAITS, WAIT: of the waiting vCPU; all 0 = unknown
+};
+WIRE_ASSERT_SIZE(struct link_head, 64);
+
+struct link_guest {
+	uint32_t version;  // AREA_VERSION of the guest
+	uint32_t features; // accepted AREA_FEATURE_*
+	uint32_t arch;     // ARCH_*
+	uint32_t page_count;
+	uint64_t module_base;
+	uint64_t head_gpa;
+};
+WIRE_ASSERT_SIZE(struct link_guest, 32);
+
+struct link_hello {
+	uint32_t version;       // LINK_VERSION
+	uint32_t pid;           // of the VMM process
+	uint32_t is_registered; // 0/1: `guest` is valid
+	uint32_t is_waiting;    // 0/1: the guest waits; it is told CODE_RESEND as soon as the broker has attached
+	struct link_guest guest;
+	char name[LINK_NAME_MAX]; // NUL-terminated
+	// VERSION mismatch seen since start: the guest's AREA_VERSION, 0 = none. For a clear message, not for decisions.
+	uint32_t refused_version;
+	uint32_t reserved;
+};
+WIRE_ASSERT_SIZE(struct link_hello, 120);
+
+// Counters since the VMM process started (hook) or the broker started (debugcon).
+struct link_stats {
+	uint64_t port_calls;     // calls answered, RETRY included
+	uint64_t doorbells;      // debugcon bytes
+	uint64_t packets_out;    // guest -> broker
+	uint64_t packets_in;     // broker -> guest
+	uint64_t bytes_out;      // KD bytes (header + data) guest -> broker
+	uint64_t bytes_in;
+	uint64_t retries;        // calls ended with CODE_RETRY
+	uint64_t registrations;
+	uint64_t refused;        // guest input refused: bad area, record, index, length, CPL
+	uint64_t refused_cpl;    // of which: calls from outside CPL 0 (left to the VMM)
+	uint64_t refused_version;
+	uint64_t dropped_deliver; // DELIVERs that came when the guest did not wait for them
+};
+WIRE_ASSERT_SIZE(struct link_stats, 96);
+
+#endif
