@@ -5,6 +5,8 @@
 #   make                     everything a user runs, into build/
 #   make tests               the host's unit tests, into build/tests/
 #   make fuzz                libFuzzer targets, into build/fuzz/ (clang)
+#   make host                what runs on the host only: no guest module, no test kernel
+#   make list-tests, make list-fuzzers
 #   make O=build/asan SAN=address,undefined tests
 .DEFAULT_GOAL := all
 .DELETE_ON_ERROR:
@@ -13,10 +15,15 @@
 include mk/toolchain.mk
 include $(sort $(wildcard */rules.mk */*/rules.mk))
 
-.PHONY: all tests fuzz clean
+.PHONY: all host tests fuzz clean list-tests list-fuzzers
 all: $(ALL)
+host: $(HOST)
 tests: $(TESTS)
 fuzz: $(FUZZERS)
+list-tests:
+	@printf '%s\n' $(TESTS)
+list-fuzzers:
+	@printf '%s\n' $(FUZZERS)
 clean:
 	rm -rf $(O)
 

@@ -33,6 +33,7 @@ CFLAGS_PE_x64 := $(CFLAGS_PE)
 CFLAGS_PE_x86 := $(CFLAGS_PE) -march=i586
 
 ALL :=
+HOST :=
 TESTS :=
 FUZZERS :=
 
@@ -58,6 +59,7 @@ $(O)/x86/%.o: %.c
 
 define host_program_
 ALL += $(O)/$(1)
+HOST += $(O)/$(1)
 $(O)/$(1): $(call host_objects,$(2))
 	@mkdir -p $$(@D)
 	$$(CC) $$(LDFLAGS_HOST) -o $$@ $$^ $(3)
@@ -66,6 +68,7 @@ host_program = $(eval $(call host_program_,$(strip $(1)),$(2),$(3)))
 
 define host_library_
 ALL += $(O)/$(1)
+HOST += $(O)/$(1)
 $(O)/$(1): $(call host_objects,$(2)) $(4)
 	@mkdir -p $$(@D)
 	$$(CC) $$(LDFLAGS_HOST) -shared -Wl,-soname,$(1) -Wl,--version-script=$(4) -o $$@ $(call host_objects,$(2)) $(3)

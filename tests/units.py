@@ -1,0 +1,84 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""Runs every unit test program of one build folder: tests/units.py build [NAME…]. cmocka's own counts are added up; a program
+that is not cmocka's counts as one test by its exit status."""
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from report import Report
+
+ROOT = Path(__file__).resolve().parent.parent
+HANG_GUARD_S = 300  # several hundred times what a test takes
+CMOCKA_OK = re.compile(r"^\[       OK \] (\S+)", re.M)
+CMOCKA_FAILED = re.compile(r"^\[  FAILED  \] (\S+)$", re.M)
+CMOCKA_SKIPPED = re.compile(r"^\[  SKIPPED \] (\S+)$", re.M)
+SANITIZER = re.compile(r"(ERROR: \w+Sanitizer|runtime error:).*")
+
+
+def programs(out, names):
+    listed = subprocess.run(["make", "--no-print-directory", "-s", f"O={out}", "list-tests"], cwd=ROOT, check=True,
+                            capture_output=True, text=True).stdout.split()
+    return [ROOT / p for p in listed if not names or Path(p).name in names]
+
+
+def run(program):
+    """(exit status, output); the status is negative for a signal, None for a hang."""
+    env = {**os.environ, "CMOCKA_MESSAGE_OUTPUT": "STDOUT", "ASAN_OPTIONS": "detect_leaks=1:abort_on_error=0",
+           "UBSAN_OPTIONS": "print_stacktrace=1"}
+    process = subprocess.Popen([program], cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                               stderr=subprocess.STDOUT, start_new_session=True, env=env)
+    try:
+        text, _ = process.communicate(timeout=HANG_GUARD_S)
+        return process.returncode, text.decode(errors="replace")
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        text, _ = process.communicate()
+        return None, text.decode(errors="replace")
+
+
+def why(status, text):
+    sanitizer = SANITIZER.search(text)
+    if status is None:
+        return f"hung for {HANG_GUARD_S} s"
+    if sanitizer:
+        return sanitizer.group()[:160]
+    return f"signal {-status}" if status < 0 else f"exit status {status}"
+
+
+def one(program, report):
+    name = program.name
+    if not program.is_file():
+        report.fail(name, f"{program.relative_to(ROOT)} was not built")
+        return
+    status, text = run(program)
+    print(f"---- {name}\n{text}")
+    for test in CMOCKA_OK.findall(text):
+        report.ok(f"{name}/{test}")
+    for test in set(CMOCKA_SKIPPED.findall(text)):
+        report.skip(f"{name}/{test}", "see its output")
+    failed = sorted(set(CMOCKA_FAILED.findall(text)))
+    for test in failed:
+        report.fail(f"{name}/{test}", "see its output")
+    if status != 0 and not failed:
+        report.fail(name, why(status, text))
+    elif status == 0 and not CMOCKA_OK.search(text):
+        report.ok(name)
+
+
+def main():
+    out, names = sys.argv[1], sys.argv[2:]
+    report = Report()
+    found = programs(out, names)
+    if not found:
+        report.fail("unit tests", f"no test program in {out}/tests")
+    for program in found:
+        one(program, report)
+    return report.finish()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
