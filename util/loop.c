@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: MIT
+#include "util/loop.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+struct error *loop_init(struct loop *loop)
+{
+	int fd = epoll_create1(EPOLL_CLOEXEC);
+
+	if (fd < 0)
+		return error_create(errno, "cannot create an epoll instance: %s", strerror(errno));
+	*loop = (struct loop){ .epoll_fd = fd };
+	return NULL;
+}
+
+void loop_deinit(struct loop *loop)
+{
+	close(loop->epoll_fd);
+}
+
+uint64_t loop_now_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+
+struct error *loop_add(struct loop *loop, struct loop_source *source, int fd, uint32_t events,
+			    void (*fn)(struct loop_source *, uint32_t), void *arg)
+{
+	struct epoll_event event = { .events = events, .data.ptr = source };
+
+	if (epoll_ctl(loop->epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0)
+		return error_create(errno, "cannot watch a descriptor: %s", strerror(errno));
+	*source = (struct loop_source){ .fd = fd, .events = events, .fn = fn, .arg = arg };
+	return NULL;
+}
+
+void loop_change(struct loop *loop, struct loop_source *source, uint32_t events)
+{
+	struct epoll_event event = { .events = events, .data.ptr = source };
+
+	if (source->fd < 0 || source->events == events)
+		return;
+	source->events = events;
+	epoll_ctl(loop->epoll_fd, EPOLL_CTL_MOD, source->fd, &event); // cannot fail for a watched descriptor
+}
+
+void loop_remove(struct loop *loop, struct loop_source *source)
+{
+	if (source->fd < 0)
+		return;
+	epoll_ctl(loop->epoll_fd, EPOLL_CTL_DEL, source->fd, NULL); // fails only if it is gone already
+	source->fd = -1;
+	for (int i = 0; i < loop->batch_count; i++)
+		if (loop->batch[i].data.ptr == source)
+			loop->batch[i].data.ptr = NULL;
+}
+
+void loop_timer_arm(struct loop *loop, struct loop_timer *timer, uint64_t delay_ms)
+{
+	struct loop_timer **at = &loop->timers;
+
+	loop_timer_cancel(loop, timer);
+	timer->due_ns = loop_now_ns() + delay_ms * 1000000u;
+	while (*at && (*at)->due_ns <= timer->due_ns)
+		at = &(*at)->next;
+	timer->next = *at;
+	*at = timer;
+	timer->is_armed = true;
+}
+
+void loop_timer_cancel(struct loop *loop, struct loop_timer *timer)
+{
+	struct loop_timer **at = &loop->timers;
+
+	if (!timer->is_armed)
+		return;
+	while (*at != timer)
+		at = &(*at)->next;
+	*at = timer->next;
+	timer->is_armed = false;
+}
+
+// Milliseconds until the first timer, rounded up so that it is due when we wake; at most `limit` (-1: none).
+static int wait_ms(const struct loop *loop, int limit)
+{
+	uint64_t now, ms;
+
+	if (!loop->timers)
+		return limit;
+	now = loop_now_ns();
+	ms = loop->timers->due_ns <= now ? 0 : (loop->timers->due_ns - now + 999999u) / 1000000u;
+	if (limit >= 0 && ms > (uint64_t)limit)
+		return limit;
+	return ms > INT_MAX ? INT_MAX : (int)ms;
+}
+
+static void run_timers(struct loop *loop)
+{
+	uint64_t now;
+
+	if (!loop->timers)
+		return;
+	// One reading of the clock: a timer that re-arms itself with 0 ms gets its turn in the next round.
+	now = loop_now_ns();
+	while (loop->timers && loop->timers->due_ns <= now && !loop->is_stopped) {
+		struct loop_timer *timer = loop->timers;
+
+		loop_timer_cancel(loop, timer);
+		timer->fn(timer);
+	}
+}
+
+struct error *loop_turn(struct loop *loop, int timeout_ms)
+{
+	int count = epoll_wait(loop->epoll_fd, loop->batch, LOOP_BATCH, wait_ms(loop, timeout_ms));
+
+	if (count < 0 && errno != EINTR)
+		return error_create(errno, "waiting for events: %s", strerror(errno));
+	loop->batch_count = count > 0 ? count : 0;
+	for (int i = 0; i < loop->batch_count && !loop->is_stopped; i++) {
+		struct loop_source *source = loop->batch[i].data.ptr;
+
+		if (source)
+			source->fn(source, loop->batch[i].events);
+	}
+	loop->batch_count = 0;
+	run_timers(loop);
+	return NULL;
+}
+
+struct error *loop_run(struct loop *loop)
+{
+	struct error *error = NULL;
+
+	while (!loop->is_stopped && !error)
+		error = loop_turn(loop, -1);
+	return error;
+}
+
+void loop_stop(struct loop *loop)
+{
+	loop->is_stopped = true;
+}

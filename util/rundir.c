@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: MIT
+#include "util/rundir.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+// Longest file name below BASE/NAME ("debugcon.sock"), for an early and clear refusal.
+#define LONGEST_FILE 13u
+
+bool rundir_name_is_valid(const char *name)
+{
+	size_t len = strlen(name);
+
+	return len >= 1 && len <= RUNDIR_NAME_MAX && name[0] != '.' && name[0] != '-' &&
+	       strspn(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-") == len;
+}
+
+struct error *rundir_check_name(const char *name)
+{
+	if (rundir_name_is_valid(name))
+		return NULL;
+	if (!name[0])
+		return error_create(EINVAL, "the VM name is empty; expected 1 to %u of A-Z a-z 0-9 . _ -", RUNDIR_NAME_MAX);
+	if (strlen(name) > RUNDIR_NAME_MAX)
+		return error_create(EINVAL, "the VM name has %zu characters; expected at most %u", strlen(name), RUNDIR_NAME_MAX);
+	return error_create(EINVAL, "'%s' is not a VM name: expected A-Z a-z 0-9 . _ - only, not starting with '.' or '-'", name);
+}
+
+struct error *rundir_base(char ret[RUNDIR_PATH_MAX])
+{
+	const char *own = getenv("VMKD_RUNTIME_DIR"), *xdg = getenv("XDG_RUNTIME_DIR");
+	char path[4096];
+	int len;
+
+	if (own && own[0])
+		len = snprintf(path, sizeof(path), "%s", own);
+	else if (xdg && xdg[0])
+		len = snprintf(path, sizeof(path), "%s/vmkd", xdg);
+	else
+		len = snprintf(path, sizeof(path), "/tmp/vmkd-%u", (unsigned)getuid());
+	// "/N/" and the longest file must still fit; a one-letter name is the shortest.
+	if (len < 0 || (size_t)len + 3 + LONGEST_FILE >= RUNDIR_PATH_MAX)
+		return error_create(ENAMETOOLONG, "the runtime folder's path is too long for sockets (%d characters, at most %u): "
+						  "set VMKD_RUNTIME_DIR to a shorter one", len, RUNDIR_PATH_MAX - 4 - LONGEST_FILE);
+	if (path[0] != '/')
+		return error_create(EINVAL, "the runtime folder must be an absolute path, not '%s'", path);
+	memcpy(ret, path, (size_t)len + 1);
+	return NULL;
+}
+
+struct error *rundir_path(const char *name, const char *file, char ret[RUNDIR_PATH_MAX])
+{
+	char base[RUNDIR_PATH_MAX], path[RUNDIR_PATH_MAX + RUNDIR_NAME_MAX + LONGEST_FILE + 3];
+	struct error *error = rundir_check_name(name);
+	int len;
+
+	if (!error)
+		error = rundir_base(base);
+	if (error)
+		return error;
+	len = snprintf(path, sizeof(path), "%s/%s%s%s", base, name, file ? "/" : "", file ? file : "");
+	if (len < 0 || (size_t)len >= RUNDIR_PATH_MAX)
+		return error_create(ENAMETOOLONG, "%s: the path is too long for a socket (at most %u characters): "
+						  "use a shorter VM name or set VMKD_RUNTIME_DIR to a shorter path",
+				    path, RUNDIR_PATH_MAX - 1);
+	memcpy(ret, path, (size_t)len + 1);
+	return NULL;
+}
+
+static struct error *make_private_folder(const char *path)
+{
+	struct stat st;
+
+	if (mkdir(path, 0700) < 0 && errno != EEXIST)
+		return error_create(errno, "cannot create the folder %s: %s", path, strerror(errno));
+	if (lstat(path, &st) < 0)
+		return error_create(errno, "%s: %s", path, strerror(errno));
+	if (!S_ISDIR(st.st_mode))
+		return error_create(ENOTDIR, "%s is not a folder; remove it or set VMKD_RUNTIME_DIR", path);
+	if (st.st_uid != geteuid())
+		return error_create(EPERM, "%s belongs to user %u, not to you (%u); set VMKD_RUNTIME_DIR to a folder of yours",
+				    path, (unsigned)st.st_uid, (unsigned)geteuid());
+	if (st.st_mode & 077)
+		return error_create(EPERM, "%s is open to other users (mode %04o); expected 0700: chmod 700 %s", path,
+				    (unsigned)st.st_mode & 07777, path);
+	return NULL;
+}
+
+struct error *rundir_create(const char *name)
+{
+	char base[RUNDIR_PATH_MAX], folder[RUNDIR_PATH_MAX];
+	struct error *error = rundir_path(name, NULL, folder);
+
+	if (!error)
+		error = rundir_base(base);
+	if (!error)
+		error = make_private_folder(base);
+	if (!error)
+		error = make_private_folder(folder);
+	return error;
+}

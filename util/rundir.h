@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: MIT
+// Where the runtime files of VMs live: $VMKD_RUNTIME_DIR, else $XDG_RUNTIME_DIR/vmkd, else /tmp/vmkd-UID, and in it
+// one folder per VM name. Everything is for its owner alone: whoever reaches kd.sock controls a kernel.
+//
+// Files of a VM: kd.sock (KDCOM stream), ctl.sock (the broker's control socket), vmm.sock (the VMM side's
+// listener), qmp.sock, debugcon.sock, vm.json (facts of the VM), lock (held by the broker), vm.lock (held by the VM).
+#ifndef UTIL_RUNDIR_H
+#define UTIL_RUNDIR_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "util/error.h"
+
+// Origin: a path must fit sockaddr_un.sun_path with its NUL.
+#define RUNDIR_PATH_MAX 108u
+#define RUNDIR_NAME_MAX 63u // characters of a VM name
+
+// [A-Za-z0-9._-], 1 to 63 characters, not starting with '.' or '-' (a hidden file, an option).
+bool rundir_name_is_valid(const char *name);
+
+// As above, with a message that says which rule was broken.
+ERROR_MUST_CHECK struct error *rundir_check_name(const char *name);
+
+// The base folder, not created. -> NULL and *ret, or an error when the path is too long for sockets in it.
+ERROR_MUST_CHECK struct error *rundir_base(char ret[RUNDIR_PATH_MAX]);
+
+// BASE/NAME or, with `file`, BASE/NAME/FILE; nothing is created. Errors: bad name, path too long.
+ERROR_MUST_CHECK struct error *rundir_path(const char *name, const char *file, char ret[RUNDIR_PATH_MAX]);
+
+// Create base and BASE/NAME with mode 0700 where missing. A folder that belongs to somebody else, is a symbolic link or is open to
+// others is refused: /tmp is everybody's. Errors: bad name, the above, mkdir's.
+ERROR_MUST_CHECK struct error *rundir_create(const char *name);
+
+#endif

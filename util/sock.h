@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: MIT
+// Sockets with messages a user understands. Every descriptor is close-on-exec; what is returned is owned by the caller.
+#ifndef UTIL_SOCK_H
+#define UTIL_SOCK_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <sys/socket.h>
+#include <sys/types.h>
+
+#include "util/error.h"
+
+#define SOCK_HOST_MAX 256u
+
+// "HOST:PORT", "[V6]:PORT", ":PORT" or "PORT".
+struct sock_address {
+	char host[SOCK_HOST_MAX]; // "" = none was given
+	char port[6];             // 1 to 65535, decimal
+};
+
+// Split and check; names are not resolved. -> NULL and *ret, or an error that shows the expected forms.
+ERROR_MUST_CHECK struct error *sock_parse_address(const char *text, struct sock_address *ret);
+
+// Connect to a Unix socket; type is SOCK_STREAM or SOCK_SEQPACKET, `flags` may hold SOCK_NONBLOCK (set after connecting).
+// Errors keep errno: ENOENT nothing there, ECONNREFUSED nobody listens (a dead socket), EACCES, ENAMETOOLONG.
+ERROR_MUST_CHECK struct error *sock_connect_unix(const char *path, int type, int flags, int *ret_fd);
+
+// Connect by TCP (blocking, all addresses of the name in turn), with TCP_NODELAY: KD is a conversation of small packets.
+ERROR_MUST_CHECK struct error *sock_connect_tcp(const struct sock_address *address, int flags, int *ret_fd);
+
+// Listen on a Unix socket with mode 0600. A socket file that nobody listens on any more is replaced; one that is in use is EADDRINUSE.
+ERROR_MUST_CHECK struct error *sock_listen_unix(const char *path, int type, int flags, int *ret_fd);
+
+// Listen on TCP. host "" = loopback (127.0.0.1). *ret_loopback tells whether only this machine can reach it.
+ERROR_MUST_CHECK struct error *sock_listen_tcp(const struct sock_address *address, int flags, int *ret_fd,
+						    bool *ret_loopback);
+
+// Process and user at the other end of a connected Unix socket. -> false: not a Unix socket.
+bool sock_peer(int fd, pid_t *ret_pid, uid_t *ret_uid);
+
+// The other end for people: "pid 123 (windbg)" or "192.0.2.1:4711".
+void sock_describe_peer(int fd, char *ret_text, size_t text_size);
+
+#endif

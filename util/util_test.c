@@ -1,0 +1,336 @@
+// SPDX-License-Identifier: MIT
+// What util/ refuses, and that the loop survives sources that go away in the middle of a batch.
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "util/buf.h"
+#include "util/cleanup.h"
+#include "util/loop.h"
+#include "util/rundir.h"
+#include "util/sock.h"
+
+static char scratch[64];
+
+static void ok(struct error *error)
+{
+	if (error)
+		fail_msg("%s", error->text);
+}
+
+static void fails(struct error *error, int code, const char *part)
+{
+	assert_non_null(error);
+	assert_int_equal(error->code, code);
+	if (!strstr(error->text, part))
+		fail_msg("'%s' does not mention '%s'", error->text, part);
+	error_free(error);
+}
+
+static void test_names(void **state)
+{
+	char long_name[65];
+
+	(void)state;
+	memset(long_name, 'a', sizeof(long_name));
+	long_name[64] = 0;
+	assert_false(rundir_name_is_valid(""));
+	assert_false(rundir_name_is_valid("."));
+	assert_false(rundir_name_is_valid(".."));
+	assert_false(rundir_name_is_valid("-x"));
+	assert_false(rundir_name_is_valid("a/b"));
+	assert_false(rundir_name_is_valid("a b"));
+	assert_false(rundir_name_is_valid("n\xc3\xa9"));
+	assert_false(rundir_name_is_valid(long_name));
+	long_name[63] = 0;
+	assert_true(rundir_name_is_valid(long_name));
+	assert_true(rundir_name_is_valid("win11-24H2_a.b"));
+	fails(rundir_check_name("../etc"), EINVAL, "../etc");
+	fails(rundir_check_name(""), EINVAL, "empty");
+}
+
+static void test_base_order(void **state)
+{
+	char path[RUNDIR_PATH_MAX];
+
+	(void)state;
+	setenv("VMKD_RUNTIME_DIR", "/a", 1);
+	setenv("XDG_RUNTIME_DIR", "/b", 1);
+	ok(rundir_path("vm", "kd.sock", path));
+	assert_string_equal(path, "/a/vm/kd.sock");
+	unsetenv("VMKD_RUNTIME_DIR");
+	ok(rundir_path("vm", NULL, path));
+	assert_string_equal(path, "/b/vmkd/vm");
+	unsetenv("XDG_RUNTIME_DIR");
+	ok(rundir_base(path));
+	assert_int_equal(strncmp(path, "/tmp/vmkd-", 10), 0);
+}
+
+static void test_base_refusals(void **state)
+{
+	char path[RUNDIR_PATH_MAX] = "untouched", long_path[300];
+
+	(void)state;
+	memset(long_path, 'x', sizeof(long_path));
+	long_path[0] = '/';
+	long_path[200] = 0;
+	setenv("VMKD_RUNTIME_DIR", long_path, 1);
+	fails(rundir_base(path), ENAMETOOLONG, "VMKD_RUNTIME_DIR");
+	setenv("VMKD_RUNTIME_DIR", "relative", 1);
+	fails(rundir_base(path), EINVAL, "absolute");
+	long_path[80] = 0;
+	setenv("VMKD_RUNTIME_DIR", long_path, 1);
+	fails(rundir_path("a-rather-long-name-of-a-vm-x", "kd.sock", path), ENAMETOOLONG, "shorter");
+	assert_string_equal(path, "untouched");
+	unsetenv("VMKD_RUNTIME_DIR");
+}
+
+static void test_folders_are_private(void **state)
+{
+	char base[96], other[128];
+	struct stat st;
+
+	(void)state;
+	snprintf(base, sizeof(base), "%s/run", scratch);
+	setenv("VMKD_RUNTIME_DIR", base, 1);
+	umask(0);
+	ok(rundir_create("vm"));
+	ok(rundir_create("vm"));
+	snprintf(other, sizeof(other), "%s/vm", base);
+	assert_int_equal(stat(other, &st), 0);
+	assert_int_equal(st.st_mode & 07777, 0700);
+	chmod(other, 0755);
+	fails(rundir_create("vm"), EPERM, "0700");
+	snprintf(other, sizeof(other), "%s/link", base);
+	assert_int_equal(symlink("/tmp", other), 0);
+	fails(rundir_create("link"), ENOTDIR, "not a folder");
+	unsetenv("VMKD_RUNTIME_DIR");
+}
+
+static void test_addresses(void **state)
+{
+	static const char *const bad[] = { "", ":", "0", "65536", "host", "host:", "host:x", "::1:5", "[::1]", "[]:5", "[::1:5", "1.2.3.4:99999", "5x" };
+	struct sock_address a;
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
+		fails(sock_parse_address(bad[i], &a), EINVAL, "expected HOST:PORT");
+	ok(sock_parse_address("5000", &a));
+	assert_string_equal(a.host, "");
+	assert_string_equal(a.port, "5000");
+	ok(sock_parse_address("[::1]:5000", &a));
+	assert_string_equal(a.host, "::1");
+	ok(sock_parse_address("host.example:1", &a));
+	assert_string_equal(a.host, "host.example");
+}
+
+static void test_unix_sockets(void **state)
+{
+	int listener CLEANUP_CLOSE = -1, fd CLEANUP_CLOSE = -1;
+	char path[96], who[64];
+	struct stat st;
+	pid_t pid;
+	uid_t uid;
+
+	(void)state;
+	snprintf(path, sizeof(path), "%s/sock", scratch);
+	fails(sock_connect_unix(path, SOCK_STREAM, 0, &fd), ENOENT, "no such socket");
+	ok(sock_listen_unix(path, SOCK_STREAM, 0, &listener));
+	assert_int_equal(stat(path, &st), 0);
+	assert_int_equal(st.st_mode & 0777, 0600);
+	fails(sock_listen_unix(path, SOCK_STREAM, 0, &fd), EADDRINUSE, "cannot listen");
+	ok(sock_connect_unix(path, SOCK_STREAM, 0, &fd));
+	assert_true(sock_peer(fd, &pid, &uid));
+	assert_int_equal(pid, getpid());
+	sock_describe_peer(fd, who, sizeof(who));
+	assert_int_equal(strncmp(who, "pid ", 4), 0);
+	close(cleanup_take_fd(&fd));
+	close(cleanup_take_fd(&listener));
+	fails(sock_connect_unix(path, SOCK_STREAM, 0, &fd), ECONNREFUSED, "dead socket");
+	ok(sock_listen_unix(path, SOCK_STREAM, 0, &listener)); // replaces the dead one
+}
+
+static void test_tcp_default_is_loopback(void **state)
+{
+	int fd CLEANUP_CLOSE = -1, other CLEANUP_CLOSE = -1;
+	struct sock_address a;
+	bool loopback = false;
+
+	(void)state;
+	for (int port = 40123; port < 40223 && fd < 0; port++) {
+		char text[16];
+
+		snprintf(text, sizeof(text), "%d", port);
+		ok(sock_parse_address(text, &a));
+		error_free(sock_listen_tcp(&a, 0, &fd, &loopback));
+	}
+	assert_true(fd >= 0);
+	assert_true(loopback);
+	fails(sock_listen_tcp(&a, 0, &other, &loopback), EADDRINUSE, "127.0.0.1");
+	ok(sock_connect_tcp(&a, SOCK_NONBLOCK, &other));
+}
+
+static void test_buf_is_bounded(void **state)
+{
+	struct buf b;
+
+	(void)state;
+	buf_init(&b, 10);
+	assert_true(buf_put(&b, "0123456789", 10));
+	assert_false(buf_put(&b, "x", 1));
+	assert_null(buf_reserve(&b, SIZE_MAX));
+	buf_consume(&b, 4);
+	assert_true(buf_put(&b, "abcd", 4));
+	assert_int_equal(b.len, 10);
+	assert_memory_equal(buf_data(&b), "456789abcd", 10);
+	buf_consume(&b, 1000);
+	assert_int_equal(b.len, 0);
+	buf_deinit(&b);
+	assert_true(buf_put(&b, "y", 1));
+	buf_deinit(&b);
+}
+
+static void test_buf_against_a_plain_copy(void **state)
+{
+	uint8_t model[4096], byte = 0;
+	size_t len = 0;
+	struct buf b;
+
+	(void)state;
+	buf_init(&b, 1000);
+	srand(1);
+	for (int i = 0; i < 20000; i++) {
+		size_t n = (size_t)rand() % 300;
+		uint8_t piece[300];
+
+		if (rand() & 1) {
+			for (size_t k = 0; k < n; k++)
+				piece[k] = byte++;
+			assert_int_equal(buf_put(&b, piece, n), len + n <= 1000);
+			if (len + n <= 1000) {
+				memcpy(model + len, piece, n);
+				len += n;
+			}
+		} else {
+			buf_consume(&b, n);
+			n = n < len ? n : len;
+			memmove(model, model + n, len - n);
+			len -= n;
+		}
+		assert_int_equal(b.len, len);
+		if (len)
+			assert_memory_equal(buf_data(&b), model, len);
+	}
+	buf_deinit(&b);
+}
+
+static struct loop loop;
+static struct loop_source source_a, source_b;
+static int calls;
+
+static void remove_both(struct loop_source *source, uint32_t events)
+{
+	(void)source;
+	(void)events;
+	calls++;
+	loop_remove(&loop, &source_a);
+	loop_remove(&loop, &source_b);
+}
+
+static void test_loop_removed_source_is_not_called(void **state)
+{
+	int a[2], b[2];
+
+	(void)state;
+	assert_int_equal(pipe(a), 0);
+	assert_int_equal(pipe(b), 0);
+	ok(loop_init(&loop));
+	ok(loop_add(&loop, &source_a, a[0], EPOLLIN, remove_both, NULL));
+	ok(loop_add(&loop, &source_b, b[0], EPOLLIN, remove_both, NULL));
+	assert_int_equal(write(a[1], "x", 1), 1);
+	assert_int_equal(write(b[1], "x", 1), 1);
+	ok(loop_turn(&loop, 0));
+	assert_int_equal(calls, 1);
+	loop_deinit(&loop);
+	close(a[0]), close(a[1]), close(b[0]), close(b[1]);
+}
+
+static char order[8];
+
+static void note(struct loop_timer *timer)
+{
+	strcat(order, timer->arg);
+	if (order[0] && order[1])
+		loop_stop(&loop);
+}
+
+static void test_loop_timers_fire_in_order(void **state)
+{
+	struct loop_timer late = { .fn = note, .arg = "L" }, early = { .fn = note, .arg = "E" }, never = { .fn = note, .arg = "N" };
+
+	(void)state;
+	ok(loop_init(&loop));
+	loop_timer_arm(&loop, &late, 5);
+	loop_timer_arm(&loop, &never, 1);
+	loop_timer_arm(&loop, &early, 1);
+	loop_timer_cancel(&loop, &never);
+	loop_timer_cancel(&loop, &never);
+	ok(loop_run(&loop));
+	assert_string_equal(order, "EL");
+	loop_deinit(&loop);
+}
+
+static void test_errors(void **state)
+{
+	struct error *error = error_prefix(error_create(7, "%s", "inner"), "outer %d", 1);
+
+	(void)state;
+	fails(error, 7, "outer 1: inner");
+	assert_null(error_prefix(NULL, "nothing"));
+	error_free(NULL);
+}
+
+static int make_scratch(void **state)
+{
+	(void)state;
+	strcpy(scratch, "/tmp/util_test.XXXXXX");
+	return mkdtemp(scratch) ? 0 : -1;
+}
+
+static int remove_scratch(void **state)
+{
+	char command[96];
+
+	(void)state;
+	snprintf(command, sizeof(command), "rm -rf %s", scratch);
+	return system(command);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_names),
+		cmocka_unit_test(test_base_order),
+		cmocka_unit_test(test_base_refusals),
+		cmocka_unit_test(test_folders_are_private),
+		cmocka_unit_test(test_addresses),
+		cmocka_unit_test(test_unix_sockets),
+		cmocka_unit_test(test_tcp_default_is_loopback),
+		cmocka_unit_test(test_buf_is_bounded),
+		cmocka_unit_test(test_buf_against_a_plain_copy),
+		cmocka_unit_test(test_loop_removed_source_is_not_called),
+		cmocka_unit_test(test_loop_timers_fire_in_order),
+		cmocka_unit_test(test_errors),
+	};
+
+	return cmocka_run_group_tests(tests, make_scratch, remove_scratch);
+}
