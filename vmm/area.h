@@ -69,7 +69,7 @@ struct area_words {
 
 // Take over the area whose head is at `head` after judging it. *a must not be registered. On success both rings are empty of what
 // lies before tx_base, done/next sequence numbers come from the guest's memory (so that they travel in time with it), and nothing has been
-// written. -> AREA_OK, AREA_E_ADDRESS, AREA_E_VERSION, AREA_E_HEAD, AREA_E_PAGES; *a is unchanged on failure.
+// written. -> AREA_OK, AREA_E_ADDRESS, AREA_E_VERSION, AREA_E_HEAD, AREA_E_PAGES; *a is as after area_forget on failure.
 WIRE_MUST_CHECK int area_register(struct area *a, const struct gpa_map *map, gpa_t head);
 
 // Forget the area; nothing is written. Harmless when not registered.
@@ -88,17 +88,21 @@ WIRE_MUST_CHECK int area_read_words(const struct area *a, struct area_words *ret
 // host_flags = HOST_F_*, code = enum call_code. -> AREA_OK, AREA_E_LOST (nothing written).
 WIRE_MUST_CHECK int area_write_reply(struct area *a, uint32_t host_flags, uint32_t code, uint32_t seq);
 
+// Publish only what has been taken (tx_tail, tx_done_seq): at the beginning of a wait, so that a host that
+// dies in it leaves the truth behind. -> AREA_OK, AREA_E_LOST (nothing written).
+WIRE_MUST_CHECK int area_write_taken(struct area *a);
+
 // The same for a head that did not get registered (code VERSION, REFUSED, REREGISTER): reply words and host_version only.
 // `head` is judged again: RAM, magic, nonce not 0, index 0, its own address in page_gpa[0]. -> AREA_OK, AREA_E_ADDRESS.
-WIRE_MUST_CHECK int area_write_refusal(const struct gpa_map *map, gpa_t head, uint32_t code);
+int area_write_refusal(const struct gpa_map *map, gpa_t head, uint32_t code);
 
 // Put a packet into the receive ring; the guest sees it with the next area_write_reply.
 // -> AREA_OK, AREA_E_LOST, AREA_E_HEAD (does not fit: the guest has not taken what it was given).
 WIRE_MUST_CHECK int area_put(struct area *a, uint16_t kd_type, uint16_t hdr_len, const uint8_t *body, uint32_t body_len);
 
 // Set or take back ATTENTION_* bits; legal at any time. -> AREA_OK, AREA_E_LOST.
-WIRE_MUST_CHECK int area_attention_set(struct area *a, uint32_t bits);
-WIRE_MUST_CHECK int area_attention_clear(struct area *a, uint32_t bits);
+int area_attention_set(struct area *a, uint32_t bits);
+int area_attention_clear(struct area *a, uint32_t bits);
 // The bits that the guest has not taken yet; 0 if the page is lost.
 uint32_t area_attention(const struct area *a);
 

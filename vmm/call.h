@@ -54,7 +54,7 @@ enum call_next {
 struct call_args {
 	uint32_t fn;      // enum call_fn
 	gpa_t head;       // CALL_REGISTER: guest-physical address of page 0
-	uint32_t version; // CALL_REGISTER: AREA_VERSION of the guest
+	uint32_t version; // CALL_REGISTER: AREA_VERSION of the guest; 0 = whatever the head says (debugcon)
 	uint32_t seq;     // all others: call_seq; must be what the head says
 	uint32_t vcpu;    // the VMM's number; 0xFFFFFFFF = unknown
 	bool has_regs;    // cr0..efer come from the VMM; else from the head if AREA_FEATURE_CONTROL_REGS
@@ -75,6 +75,7 @@ struct call {
 	uint32_t code;                       // ANSWERED: the answer
 	uint64_t cr0, cr3, cr4, efer;        // of the calling vCPU; 0 = unknown
 	bool is_told;       // a broker knows that the guest waits
+	bool is_stopped;    // see call_is_stopped
 	bool is_parked;     // the wait ended with RETRY; the guest will make the same call again
 	bool is_resend_due; // a broker came while the wait was parked
 	bool has_last;      // last_* describe the last answered call of this registration
@@ -83,11 +84,13 @@ struct call {
 	uint32_t ending;    // enum link_gone while the last packets are collected, else 0
 
 	bool has_broker;    // attached
+	bool is_known;      // the broker believes that a guest is registered
 	uint64_t broker_gone_ms;
 	bool is_breakin_pending;
 	uint32_t refused_version; // the guest's AREA_VERSION of the last mismatch
 
 	uint32_t owed;      // messages that wait for call_step (private bits)
+	uint32_t shown;     // the one that call_step showed last
 	uint32_t gone_code; // of the owed LINK_UNREGISTERED
 	bool has_out;       // `out` holds a packet taken from the ring and not sent yet
 	uint32_t out_tail;  // position of that packet: where the ring goes back to if it is not sent
@@ -126,8 +129,11 @@ WIRE_MUST_CHECK uint32_t call_answer(struct call *c);
 // The VMM needs the vCPU: answer CODE_RETRY. An answer that stands already is left alone.
 void call_kick(struct call *c);
 
-// The guest waits: a call is open in a wait, or was and will be repeated. While this is true messages of the broker
-// are for that wait and must stay in the socket unless a vCPU is there to take them.
+// The broker was told that the guest waits, and the wait is open, or was and will be repeated: its messages
+// must stay in the socket while no vCPU is there to take them.
+bool call_is_awaited(const struct call *c);
+// The guest is stopped in the debugger: from a wait that a broker knows of until a packet lets it run
+// (LINK_F_RESUMES), or until it makes a call that a stopped guest does not make.
 bool call_is_stopped(const struct call *c);
 
 // The registration ends for the reason enum link_gone. Packets in the ring are collected by the following
@@ -139,11 +145,11 @@ void call_cut(struct call *c, uint32_t gone);
 // ---- The broker's side -----------------------------------------------------------------------------
 
 // The first message for a broker that has connected.
-void call_hello(const struct call *c, uint32_t pid, const char *name, struct link_hello *ret);
+void call_hello(struct call *c, uint32_t pid, const char *name, struct link_hello *ret);
 
 // The broker has attached (LINK_ATTACH came; debugcon: it exists). A wait that an earlier broker knew of ends with RESEND.
 void call_broker_came(struct call *c);
-// The broker is gone. Waits go on; droppable ones end after CALL_GRACE_MS.
+// The broker is gone, attached or not. Waits go on; droppable ones end after CALL_GRACE_MS.
 void call_broker_gone(struct call *c, uint64_t now_ms);
 
 enum call_feed_outcome {
