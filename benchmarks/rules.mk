@@ -5,3 +5,10 @@ HOST += $(O)/benchmarks/kdbench
 $(O)/benchmarks/kdbench: $(O)/host/benchmarks/kdbench.o $(O)/libvmkd.so
 	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS_HOST) -o $@ $^ '-Wl,-rpath,$$ORIGIN/..'
+
+# The guest of the floors; clang and lld are here for the test kernel anyway.
+ALL += $(O)/benchmarks/floor.elf
+$(O)/benchmarks/floor.elf: benchmarks/floor.S benchmarks/floor.ld
+	@mkdir -p $(@D)
+	$(CLANG) --target=i386-unknown-none-elf -c -o $(O)/benchmarks/floor.o benchmarks/floor.S
+	ld.lld -m elf_i386 -static -T benchmarks/floor.ld -o $@ $(O)/benchmarks/floor.o
