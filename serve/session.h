@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: MIT
+// What stands between one guest and its debugger: which packets the guest waits for, what a client that comes, resynchronises
+// or leaves is told, and what happens while there is no client. Sans I/O: events in through the functions below, actions out
+// through struct session_ops, time passed in.
+//
+//   guest (struct guest_link)  --session_guest_*-->  session  --ops.client_*-->  client (KDCOM, role target)
+//                              <----ops.guest_*----           <--session_client_*-
+//
+// The guest's view                             what the client may send
+//   NO_GUEST   no module is registered         nothing; a break-in is kept for the module's arrival
+//   RUNNING                                    a break-in
+//   STOPPED    waits for type 2 after a state change   requests, one at a time
+//   PROMPT     waits for type 3                the answer
+//   FILE       waits for type 11               the answer
+//
+// The state change, prompt or file request that the guest waits on is kept (`current`), so a client that comes, sends RESET or
+// RESEND gets it again without a word to the guest.
+//
+// Rules: one thread; ops must not call back into the session. Packets accepted from a client are executed exactly once, even if the client
+// leaves; replies go to the client that asked or to nobody. Memory is bounded: SESSION_QUEUE_MAX bytes wait for a slow
+// client, then the oldest prints are dropped and counted. Bodies come from the guest or from a client and are never trusted to
+// be longer than body_len says.
+#ifndef SERVE_SESSION_H
+#define SERVE_SESSION_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "util/buf.h"
+#include "wire/link.h"
+
+#define SESSION_BODY_MAX LINK_BODY_MAX
+// About 3000 debug prints of 64 bytes: minutes of a chatty boot, and nothing that a host notices.
+#define SESSION_QUEUE_MAX (256u * 1024u)
+#define SESSION_HISTORY_MAX (64u * 1024u) // DbgPrint text kept for people
+// How long the client may think about a reboot notice before the new boot's packets follow. Only a client that ignores
+// the notice ever waits so long.
+#define SESSION_NOTICE_MS 3000u
+// A request that the guest lost (it registered anew before taking it) is given to it so often.
+#define SESSION_REDELIVER_MAX 3u
+
+enum session_state { SESSION_NO_GUEST, SESSION_RUNNING, SESSION_STOPPED, SESSION_PROMPT, SESSION_FILE };
+
+struct session_ops {
+	// Towards the guest. All of them only note what to do and cannot fail: a link that is gone will say so.
+	void (*guest_deliver)(void *arg, uint16_t kd_type, uint16_t hdr_len, const uint8_t *body, uint32_t body_len, bool resumes);
+	void (*guest_breakin)(void *arg);
+	void (*guest_breakin_cancel)(void *arg);
+	void (*guest_resend)(void *arg);
+	// Towards the client. send: body is copied; afterwards the packet is in flight until session_client_sent.
+	void (*client_send)(void *arg, uint16_t kd_type, const uint8_t *body, uint32_t body_len, bool is_droppable);
+	void (*client_expect)(void *arg, uint16_t kd_type); // accept packets of this type only; 0 = none
+	void (*client_restart)(void *arg);                  // ids as after a boot (SYNC)
+	void (*client_cancel)(void *arg);                   // forget the packet in flight, right after a RESET
+};
+
+struct session_counters {
+	uint64_t guest_packets, guest_bytes;   // taken from the guest, bytes of bodies
+	uint64_t client_packets, client_bytes; // accepted from clients
+	uint64_t prints;                       // debug prints of the guest
+	uint64_t prints_dropped;               // because a client did not read them
+	uint64_t continued;                    // load events that the broker continued, nobody being there
+	uint64_t files_refused;                // file requests that the broker failed, nobody being there
+	uint64_t replies_dropped;              // answers to a request whose client had gone
+	uint64_t requests_refused;             // client packets that fit no state of the guest, or are too short
+	uint64_t requests_repeated;            // requests the guest lost and was given again
+	uint64_t guest_refused;                // guest packets that cannot be
+	uint64_t breakins;                     // asked for by clients
+	uint64_t boots;                        // fresh starts of a guest
+};
+
+enum session_item_kind { ITEM_PRINT, ITEM_REPLY, ITEM_CURRENT, ITEM_NOTICE, ITEM_RESTART };
+
+// One packet that waits for the client. CURRENT and RESTART have no body: the packet is taken from `current`.
+struct session_item {
+	struct session_item *next;
+	enum session_item_kind kind;
+	uint16_t kd_type;
+	uint32_t body_len;
+	uint8_t body[];
+};
+
+struct session_packet {
+	uint16_t kd_type; // 0 = there is none
+	uint16_t hdr_len;
+	uint32_t body_len;
+	uint8_t body[SESSION_BODY_MAX];
+};
+
+struct session {
+	const struct session_ops *ops;
+	void *arg;
+
+	// the guest
+	bool is_registered;
+	bool has_boot;                 // a kernel was seen since the last reset
+	bool is_lost_announced;        // the guest said that it reboots, or a client asked for it
+	uint16_t guest_want;           // KD type it waits for this moment; 0 = it does not wait
+	bool is_breakin_sent;          // and neither taken nor cancelled
+	bool is_resend_sent;           // the state change was asked for
+	uint32_t last_seq;             // record.seq of the last packet; 0 = none
+	struct session_packet current; // what the guest waits on
+
+	// requests
+	struct session_packet pending; // accepted from a client, not delivered yet
+	uint32_t pending_owner;
+	struct session_packet asked; // delivered and not answered: kd_type 2
+	uint32_t asked_owner;
+	uint32_t asked_tries;
+
+	// the client
+	bool has_client;
+	bool is_breakin_kept;  // asked for while there was no guest
+	uint32_t client;       // generation: changes when a client comes, leaves or resynchronises
+	uint16_t expected;     // what ops.client_expect was told last
+	bool is_current_told;  // `current` was sent to this client, in this generation
+	bool is_in_flight;
+	enum session_item_kind in_flight_kind;
+	bool is_notice_open;   // the client was given a reboot notice and has not continued
+	bool is_notice_timed;
+	uint64_t notice_until_ms;
+	struct session_item *queue, **queue_end;
+	size_t queue_len; // bytes of bodies
+
+	struct buf history; // the last DbgPrint text
+	struct session_counters counters;
+};
+
+// No guest, no client. ops and arg are borrowed. The struct must not move afterwards.
+void session_init(struct session *s, const struct session_ops *ops, void *arg);
+void session_deinit(struct session *s);
+
+enum session_state session_state(const struct session *s);
+
+// ---- From the guest's link ----------------------------------------------------------------------------
+void session_guest_registered(struct session *s);
+void session_guest_gone(struct session *s, enum link_gone reason);
+// A KD packet. waits_for: the type the guest waits for from now on, 0 = it did not say.
+void session_guest_packet(struct session *s, uint32_t seq, uint16_t kd_type, uint16_t hdr_len, const uint8_t *body,
+			  uint32_t body_len, uint16_t waits_for);
+// Without a packet: it has come (back) to its wait.
+void session_guest_waits(struct session *s, uint16_t kd_type);
+void session_guest_breakin_taken(struct session *s);
+
+// ---- From the client ----------------------------------------------------------------------------------
+void session_client_came(struct session *s); // after the old one has left
+void session_client_left(struct session *s);
+void session_client_packet(struct session *s, uint16_t kd_type, const uint8_t *body, uint32_t body_len);
+void session_client_sent(struct session *s);    // the packet in flight was acknowledged or given up
+void session_client_reset(struct session *s);   // it resynchronised; what is in flight will be repeated unless cancelled
+void session_client_resend(struct session *s);  // it wants the state change again, nothing being in flight
+void session_client_breakin(struct session *s);
+
+// A request of the present client is on its way and will be answered: an ACK may ride on that answer.
+bool session_awaits_reply(const struct session *s);
+
+// ---- Time -------------------------------------------------------------------------------------------------
+void session_timer(struct session *s, uint64_t now_ms);
+uint64_t session_deadline(const struct session *s); // 0 = call session_timer at once, UINT64_MAX = never
+
+#endif
