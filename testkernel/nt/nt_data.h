@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: MIT
+// The kernel's own face in memory: version block, KDDEBUGGER_DATA64, the variables it points at, the System process.
+#pragma once
+#include "testkernel/nt/kd_wire.h"
+#include "testkernel/nt/kdbg.h"
+
+extern struct kd_version KdVersionBlock;
+extern struct kd_debugger_data KdDebuggerDataBlock;
+extern struct nt_list_entry PsLoadedModuleList;
+extern uintptr_t KiBugCheckData[5]; // code and four parameters
+extern uint32_t NtGlobalFlag;       // bit 0: stop at first-chance exceptions
+extern uint64_t KeTickCount;
+
+#define NT_FLAG_STOP_ON_EXCEPTION 1u
+
+#define NT_PRINT_BUFFER_SIZE 0x8000u
+extern char *KdPrintCircularBuffer;
+extern char *KdPrintWritePointer;
+extern uint32_t KdPrintRolloverCount;
+
+// Fills everything that can be known before the loaded-module list exists. Interrupts off, boot CPU only.
+void nt_data_init(const struct hal_boot *boot);
+// The time fields of KUSER_SHARED_DATA and KeTickCount, once per clock tick of this many 100 ns units.
+void nt_data_advance_time(uint32_t units);
+// KUSER_SHARED_DATA, writable whatever rights its fixed address has.
+void nt_data_write_shared(uint32_t offset, const void *value, size_t len);
+struct nt_ethread *nt_data_idle_thread(unsigned cpu);
+
+// ---- TkBench: what a measuring client reads through KD (offsets: magic 0, version 8, tsc_hz 0x10, counts 0x20, ticks) --
+
+#define TK_BENCH_MAGIC 0x48434E45424B54ull // "TKBENCH"
+#define TK_BENCH_APIS (KD_API_MAX - KD_API_FIRST)
+
+struct tk_bench {
+    uint64_t magic;
+    uint64_t version;
+    uint64_t tsc_hz; // 0 until measured
+    uint64_t reserved;
+    uint64_t counts[TK_BENCH_APIS]; // requests served, by ApiNumber - 0x3130
+    uint64_t ticks[TK_BENCH_APIS];  // TSC ticks spent in serving them, without the transport
+};
+extern struct tk_bench TkBench;
+
+void bench_request_begin(uint32_t api);
+void bench_request_end(uint32_t api);
+void bench_measure_tsc(void); // takes a few clock ticks; interrupts on

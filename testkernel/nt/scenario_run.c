@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: MIT
+// Scenarios that run recognisable code for breakpoints, steps and measurements.
+//
+// The Tk* names are exported, so that a client finds them without symbols.
+#include "testkernel/nt/scenario_run.h"
+
+#include "testkernel/nt/kd.h"
+#include "testkernel/nt/nt_data.h"
+#include "testkernel/nt/scenario.h"
+#include "testkernel/nt/services.h"
+
+#define NOINLINE __attribute__((noinline))
+// Keeps the compiler from folding calls that a person wants to step into.
+#define KEEP() __asm__ volatile("")
+
+volatile uint64_t TkCounter;
+volatile uint64_t TkCpuCounters[HAL_MAX_CPUS];
+volatile uint32_t TkWatched;
+
+NOINLINE uint64_t TkInner(uint64_t n)
+{
+    KEEP();
+    return n + 1;
+}
+
+NOINLINE uint64_t TkMiddle(uint64_t n)
+{
+    uint64_t inner = TkInner(n);
+
+    KEEP();
+    return inner + 1;
+}
+
+NOINLINE uint64_t TkOuter(uint64_t n)
+{
+    uint64_t middle = TkMiddle(n);
+
+    KEEP();
+    return middle + 1;
+}
+
+NOINLINE void TkTick(uint64_t n)
+{
+    TkCounter += n;
+    TkWatched = (uint32_t)TkCounter;
+    KEEP();
+}
+
+static void run_counter(uint64_t arg)
+{
+    (void)arg;
+    DbgPrint("TK: counter: TkTick at %p, TkCounter at %p\n", (void *)TkTick, (void *)&TkCounter);
+    for (;;) {
+        TkTick(1);
+        (void)TkOuter(TkCounter);
+        hal_pause();
+    }
+}
+
+NOINLINE void TkSpin(void)
+{
+    unsigned cpu = hal_cpu_index();
+
+    for (;;)
+        TkCpuCounters[cpu]++;
+}
+
+static void run_smp(uint64_t arg)
+{
+    (void)arg;
+    for (unsigned cpu = 1; cpu < hal_cpu_count(); cpu++)
+        nt_cpu_divert(cpu, TkSpin);
+    DbgPrint("TK: smp: %u CPUs spin at %p, counters at %p\n", hal_cpu_count(), (void *)TkSpin, (void *)TkCpuCounters);
+    TkSpin();
+}
+
+static void run_bench(uint64_t arg)
+{
+    (void)arg;
+    bench_measure_tsc();
+    DbgPrint("TK: bench at %p, TSC %llu Hz\n", (void *)&TkBench, (unsigned long long)TkBench.tsc_hz);
+}
+
+const struct scenario scenarios_run[] = {
+    {.name = "counter", .help = "calls TkTick(1) and TkOuter for ever", .run = run_counter},
+    {.name = "smp", .help = "every CPU spins in TkSpin and counts in TkCpuCounters", .run = run_smp},
+    {.name = "bench", .help = "measures the TSC for the mailbox TkBench, then idles", .run = run_bench},
+    {0},
+};
