@@ -24,6 +24,7 @@ import time
 from pathlib import Path
 
 from report import Report
+from tree import files
 
 ROOT = Path(__file__).resolve().parent.parent
 COPY = ROOT / "build" / "mutants"
@@ -72,8 +73,7 @@ def apply(mutant, text):
 
 def copy_tree():
     """Brings the copy in line with the tree; unchanged files keep their time, so objects stay valid."""
-    listed = subprocess.run(["git", "ls-files", "-coz", "--exclude-standard"], cwd=ROOT, check=True, capture_output=True).stdout
-    names = {n for n in listed.decode().split("\0") if n and (ROOT / n).is_file()}
+    names = {str(path) for path in files()}
     COPY.mkdir(parents=True, exist_ok=True)
     for name in names:
         source, target = ROOT / name, COPY / name
