@@ -51,8 +51,16 @@ enum kd_packet {
 };
 
 // Bytes of message header at the start of a body of this packet type: a fact of the wire, which has no length of its own
-// for it. 0 = unknown type.
-uint32_t kd_header_size(uint32_t packet_type);
+// for it. 0 = unknown type. Inline, so that ring.c and kdcom.c need nothing of kdapi.c.
+static inline uint32_t kd_header_size(uint32_t packet_type)
+{
+	switch (packet_type) {
+#define X(value, name, header) case value: return (header);
+	KD_PACKET_LIST(X)
+#undef X
+	default: return 0;
+	}
+}
 
 // May the target drop this packet when nobody listens? Looks at the type and the first 4 bytes of the message header
 // (KD reference, section 1.9): prints, module load and unload, the first packet of a file exchange, traces.

@@ -148,6 +148,7 @@ struct kdcom {
 	uint32_t next_id;     // of the next own packet, or of the one in flight
 	uint32_t expected_id; // of the peer's next packet
 	uint16_t want;        // target: type somebody waits for; 0 = nobody
+	bool is_expected_known; // debugger: false = take the next packet whatever its id is
 	bool is_in_step;      // debugger: both ids are known to agree with the target's
 	uint8_t resets_due;   // own RESETs that are not answered
 
