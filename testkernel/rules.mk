@@ -53,15 +53,16 @@ $(O)/testkernel/$(1)/ntoskrnl.exe: $(call tk_exports,$(4)) $(O)/testkernel/$(1)/
 	    /Brepro /debug /pdb:$$(@:.exe=.pdb) /pdbaltpath:ntoskrnl.pdb /implib:$$(@:.exe=.lib) /def:$$< \
 	    $(5) /out:$$@ $$(filter %.o %.lib,$$^)
 
-$(O)/testkernel/$(1)/kduart.dll: $(call pe_objects,$(1),testkernel/uart/kduart.c) testkernel/uart/kduart-$(1).def \
+$(O)/testkernel/$(1)/kduart.dll: $(call pe_objects,$(1),testkernel/uart/kduart.c) \
     $(O)/testkernel/$(1)/libntoskrnl.a
 	$$(MINGW_$(1)) -nostdlib -shared -Wl,--entry,0 -Wl,--subsystem,native -Wl,--dynamicbase -Wl,--nxcompat \
 	    -Wl,--kill-at -Wl,--disable-auto-import -s -o $$@ $$^
+# By mingw's own dlltool: its linker mixes up the short import objects of LLVM's.
 $(O)/testkernel/$(1)/libntoskrnl.a: testkernel/uart/ntoskrnl-$(1).def
 	@mkdir -p $$(@D)
-	$$(LLVM_DLLTOOL) -m $(3) -k -d $$< -l $$@
+	$$(MINGW_$(1):gcc=dlltool) -k -d $$< -l $$@
 
-ALL += $(O)/testkernel/$(1)/boot.elf $(O)/testkernel/$(1)/ntoskrnl.exe
+ALL += $(O)/testkernel/$(1)/boot.elf $(O)/testkernel/$(1)/ntoskrnl.exe $(O)/testkernel/$(1)/kduart.dll
 endef
 $(eval $(call testkernel_arch,x64,elf_x86_64,i386:x86-64,,))
 $(eval $(call testkernel_arch,x86,elf_i386,i386,-x86,/safeseh:no))
