@@ -8,9 +8,11 @@
 #   make host                what runs on the host only: no guest module, no test kernel
 #   make list-tests, make list-fuzzers
 #   make O=build/asan SAN=address,undefined tests
+#   make V=1 ...             shows the commands
 .DEFAULT_GOAL := all
 .DELETE_ON_ERROR:
 .SUFFIXES:
+$(if $(V),,.SILENT:)
 
 include mk/toolchain.mk
 include $(sort $(wildcard */rules.mk */*/rules.mk))

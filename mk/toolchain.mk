@@ -46,15 +46,19 @@ $(O)/x64/wire/%.o $(O)/x86/wire/%.o: WARN_DIR := $(WARN_wire)
 
 $(O)/host/%.o: %.c
 	@mkdir -p $(@D)
+	@echo "  CC      $<"
 	$(CC) $(CFLAGS_HOST) $(WARN_DIR) -MMD -MP -c $< -o $@
 $(O)/fuzzobj/%.o: %.c
 	@mkdir -p $(@D)
+	@echo "  FUZZ    $<"
 	$(CLANG) $(CFLAGS_FUZZ) -MMD -MP -c $< -o $@
 $(O)/x64/%.o: %.c
 	@mkdir -p $(@D)
+	@echo "  x64     $<"
 	$(MINGW_x64) $(CFLAGS_PE_x64) $(WARN_DIR) -MMD -MP -c $< -o $@
 $(O)/x86/%.o: %.c
 	@mkdir -p $(@D)
+	@echo "  x86     $<"
 	$(MINGW_x86) $(CFLAGS_PE_x86) $(WARN_DIR) -MMD -MP -c $< -o $@
 
 define host_program_
@@ -62,6 +66,7 @@ ALL += $(O)/$(1)
 HOST += $(O)/$(1)
 $(O)/$(1): $(call host_objects,$(2))
 	@mkdir -p $$(@D)
+	@echo "  LD      $$@"
 	$$(CC) $$(LDFLAGS_HOST) -o $$@ $$^ $(3)
 endef
 host_program = $(eval $(call host_program_,$(strip $(1)),$(2),$(3)))
@@ -71,6 +76,7 @@ ALL += $(O)/$(1)
 HOST += $(O)/$(1)
 $(O)/$(1): $(call host_objects,$(2)) $(4)
 	@mkdir -p $$(@D)
+	@echo "  LD      $$@"
 	$$(CC) $$(LDFLAGS_HOST) -shared -Wl,-soname,$(1) -Wl,--version-script=$(4) -o $$@ $(call host_objects,$(2)) $(3)
 endef
 host_library = $(eval $(call host_library_,$(strip $(1)),$(2),$(3),$(strip $(4))))
@@ -79,6 +85,7 @@ define unit_test_
 TESTS += $(O)/tests/$(1)
 $(O)/tests/$(1): $(call host_objects,$(2))
 	@mkdir -p $$(@D)
+	@echo "  LD      $$@"
 	$$(CC) $$(LDFLAGS_HOST) -o $$@ $$^ $(3)
 endef
 unit_test = $(eval $(call unit_test_,$(strip $(1)),$(2),$(3)))
@@ -87,6 +94,7 @@ define fuzz_target_
 FUZZERS += $(O)/fuzz/$(1)
 $(O)/fuzz/$(1): $(call fuzz_objects,$(2))
 	@mkdir -p $$(@D)
+	@echo "  LD      $$@"
 	$$(CLANG) -pthread -fsanitize=fuzzer,address,undefined -o $$@ $$^ $(3)
 endef
 fuzz_target = $(eval $(call fuzz_target_,$(strip $(1)),$(2),$(3)))
