@@ -105,6 +105,11 @@ static void answer_guest_error(struct call *c)
 	c->state = CALL_ST_ANSWERED;
 }
 
+bool call_is_answered(const struct call *c)
+{
+	return c->state == CALL_ST_ANSWERED;
+}
+
 uint32_t call_answer(struct call *c)
 {
 	c->state = CALL_ST_IDLE;
@@ -441,13 +446,13 @@ static bool step_ending(struct call *c, struct call_message *ret)
 enum call_next call_step(struct call *c, uint64_t now_ms, struct call_message *ret)
 {
 	for (;;) {
-		if (c->state == CALL_ST_ANSWERED)
-			return CALL_ANSWER;
 		if (c->has_broker && next_owed(c, ret))
 			return CALL_SEND;
 		if (c->ending) {
 			if (step_ending(c, ret))
 				return CALL_SEND;
+		} else if (c->state == CALL_ST_ANSWERED) {
+			return CALL_ANSWER;
 		} else if (c->state == CALL_ST_COLLECTING) {
 			if (c->has_broker && collect_next(c, ret))
 				return CALL_SEND;
@@ -472,6 +477,26 @@ void call_kick(struct call *c)
 	c->stats.retries++;
 	answer(c, CODE_RETRY);
 	c->is_parked = is_told && c->area.is_registered;
+}
+
+enum call_patience call_patience(const struct call *c)
+{
+	if (!is_wait(c))
+		return CALL_WAITS_NOT;
+	return c->flags & CALL_F_DROPPABLE ? CALL_WAITS_SOME : CALL_WAITS_ON;
+}
+
+void call_stall(struct call *c)
+{
+	if (!is_open(c))
+		return;
+	c->owed &= ~(uint32_t)OWE_WAIT;
+	if (c->fn == CALL_UNREGISTER) {
+		answer(c, CODE_OK);
+		call_cut(c, LINK_GONE_BYE);
+	} else {
+		answer(c, CODE_NOBODY);
+	}
 }
 
 bool call_is_awaited(const struct call *c)

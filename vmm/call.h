@@ -123,11 +123,24 @@ void call_sent(struct call *c);
 // When call_step must be asked again at the latest, in the clock of now_ms; UINT64_MAX = never.
 uint64_t call_deadline(const struct call *c);
 
-// Fetch the answer (enum call_code) after CALL_ANSWER; the machine is idle afterwards.
+// True: there is an answer already, whatever else is owed to the broker. A driver with a full socket asks this first.
+bool call_is_answered(const struct call *c);
+
+// Fetch the answer (enum call_code) after CALL_ANSWER or call_is_answered; the machine is idle afterwards.
 WIRE_MUST_CHECK uint32_t call_answer(struct call *c);
 
 // The VMM needs the vCPU: answer CODE_RETRY. An answer that stands already is left alone.
 void call_kick(struct call *c);
+
+// How long an open call may wait for a broker that is there but does not take its messages.
+enum call_patience {
+	CALL_WAITS_NOT = 0, // the guest runs: answer it
+	CALL_WAITS_SOME = 1, // a droppable wait: CALL_GRACE_MS
+	CALL_WAITS_ON = 2,   // a wait
+};
+enum call_patience call_patience(const struct call *c);
+// The patience is over: answer as if there were no broker (NOBODY; an area that goes away is let go).
+void call_stall(struct call *c);
 
 // The broker was told that the guest waits, and the wait is open, or was and will be repeated: its messages
 // must stay in the socket while no vCPU is there to take them.

@@ -1,0 +1,351 @@
+// SPDX-License-Identifier: MIT
+// libvmkd-vmm.so: the interposed ioctl. What KVM is told about memory and vCPUs is noted, what comes out of KVM_RUN is looked at, and
+// a port call of ours is answered right there. Everything else passes.
+#include "vmm/hook.h"
+
+#include <dlfcn.h>
+#include <errno.h>
+#include <stdarg.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/ioctl.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "vmm/link.h"
+#include "vmm/park.h"
+
+// Linux 6.8; the first 32 bytes are those of KVM_SET_USER_MEMORY_REGION.
+#define SET_USER_MEMORY_REGION2 _IOC(_IOC_WRITE, KVMIO, 0x49, 160)
+
+#define CR0_PE 1u
+
+struct hook hook = { .lock = PTHREAD_MUTEX_INITIALIZER, .wake_fd = -1 };
+
+static int (*next_ioctl)(int, unsigned long, ...);
+static bool is_wanted; // VMKD_NAME is set: follow the VMs
+static pid_t owner_pid;
+
+uint64_t hook_now_ms(void)
+{
+	struct timespec t;
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
+}
+
+int hook_next_ioctl(int fd, unsigned long request, void *arg)
+{
+	if (next_ioctl)
+		return next_ioctl(fd, request, arg);
+	return (int)syscall(SYS_ioctl, fd, request, arg); // before our constructor: somebody else's
+}
+
+// ---- Ending a registration ----------------------------------------------------------------------
+
+// What the guest has left in its ring is collected as far as the socket takes it; what is `at_once` ends there.
+static void end_locked(const struct vm *vm, uint32_t gone, bool at_once)
+{
+	if (vm != hook.owner)
+		return;
+	call_end(&hook.call, gone);
+	link_settle();
+	if (at_once)
+		call_cut(&hook.call, gone);
+	park_wake();
+}
+
+static void end(const struct vm *vm, uint32_t gone)
+{
+	pthread_mutex_lock(&hook.lock);
+	end_locked(vm, gone, false);
+	pthread_mutex_unlock(&hook.lock);
+}
+
+// ---- The port call ------------------------------------------------------------------------------
+
+enum port_outcome { PORT_NOT_OURS, PORT_ANSWERED, PORT_KICKED };
+
+static bool is_port_exit(const struct kvm_run *run)
+{
+	return run->io.port == PORTCALL_PORT && run->io.direction == KVM_EXIT_IO_IN && run->io.size == 4 &&
+	       run->io.count == 1;
+}
+
+static bool is_cpl0(const struct kvm_sregs *s)
+{
+	return s->ss.dpl == 0 && (s->cs.selector & 3) == 0;
+}
+
+static struct call_args args_of(const struct vcpu *v, const struct kvm_regs *r, const struct kvm_sregs *s)
+{
+	return (struct call_args){
+		.fn = (uint32_t)r->rcx >> 16,
+		.head = { (uint64_t)(uint32_t)r->rsi << 32 | (uint32_t)r->rbx },
+		.version = (uint32_t)r->rdi,
+		.seq = (uint32_t)r->rbx,
+		.vcpu = v->index,
+		.has_regs = true, .cr0 = s->cr0, .cr3 = s->cr3, .cr4 = s->cr4, .efer = s->efer,
+	};
+}
+
+// The guest of one VM has the link at a time.
+static bool is_another_owner(const struct vcpu *v)
+{
+	return hook.owner && hook.owner != v->vm && hook.call.area.is_registered;
+}
+
+static uint32_t answer_locked(struct vcpu *v, const struct call_args *args, bool *ret_is_kicked)
+{
+	if (is_another_owner(v)) {
+		hook.call.stats.refused++;
+		return CODE_REFUSED;
+	}
+	const struct gpa_map map = vm_map(v->vm);
+	uint32_t code = call_begin(&hook.call, &map, args, hook_now_ms());
+	// A call that is refused because another one is open must not become the caller.
+	if (code == CALL_PENDING || !hook.has_sleeper) {
+		hook.owner = v->vm;
+		hook.caller = v;
+	}
+	if (code == CALL_PENDING)
+		code = park_call(v, ret_is_kicked);
+	link_settle();
+	return code;
+}
+
+static enum port_outcome port_call(struct vcpu *v)
+{
+	struct kvm_regs regs;
+	struct kvm_sregs sregs;
+	if (hook_next_ioctl(v->fd, KVM_GET_REGS, &regs))
+		return PORT_NOT_OURS;
+	if ((uint32_t)regs.rax != PORTCALL_MAGIC || (uint16_t)regs.rcx != PORTCALL_COMMAND)
+		return PORT_NOT_OURS;
+	if (hook_next_ioctl(v->fd, KVM_GET_SREGS, &sregs))
+		return PORT_NOT_OURS;
+
+	bool is_kicked = false;
+	uint32_t code = 0;
+	bool is_ours = is_cpl0(&sregs);
+	pthread_mutex_lock(&hook.lock);
+	is_ours = is_ours && hook.is_active;
+	if (is_ours) {
+		const struct call_args args = args_of(v, &regs, &sregs);
+		code = answer_locked(v, &args, &is_kicked);
+	} else {
+		hook.call.stats.refused++;
+		hook.call.stats.refused_cpl++;
+	}
+	pthread_mutex_unlock(&hook.lock);
+	if (!is_ours)
+		return PORT_NOT_OURS;
+	uint32_t eax = RESULT_TAG | code;
+	memcpy((uint8_t *)v->run + v->run->io.data_offset, &eax, sizeof(eax));
+	return is_kicked ? PORT_KICKED : PORT_ANSWERED;
+}
+
+// The VMM wants the vCPU. KVM_RUN with immediate_exit completes the port read and runs no guest code, so that the
+// registers that the VMM sees (and may save) are those after the call.
+static int leave_for_kick(struct vcpu *v, void *arg)
+{
+	uint8_t was = __atomic_exchange_n(&v->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
+	int result = hook_next_ioctl(v->fd, KVM_RUN, arg);
+	int error = errno;
+	if (!was) // a kick that was lost by this is the one we report
+		__atomic_store_n(&v->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
+	errno = error;
+	return result;
+}
+
+static void guest_ended(const struct vcpu *v, uint32_t reason)
+{
+	int error = errno;
+	if (reason == KVM_EXIT_SHUTDOWN)
+		end(v->vm, LINK_GONE_SHUTDOWN);
+	else if (reason == KVM_EXIT_SYSTEM_EVENT)
+		end(v->vm, LINK_GONE_RESET);
+	errno = error;
+}
+
+static int run_vcpu(struct vcpu *v, void *arg)
+{
+	for (;;) {
+		int result = hook_next_ioctl(v->fd, KVM_RUN, arg);
+		if (result)
+			return result;
+		if (v->run->exit_reason != KVM_EXIT_IO) {
+			guest_ended(v, v->run->exit_reason);
+			return result;
+		}
+		if (!is_port_exit(v->run))
+			return result;
+		switch (port_call(v)) {
+		case PORT_NOT_OURS:
+			return result;
+		case PORT_KICKED:
+			return leave_for_kick(v, arg);
+		case PORT_ANSWERED:
+			break;
+		}
+	}
+}
+
+// ---- What the VMM tells KVM ---------------------------------------------------------------------
+
+static void start_once(void)
+{
+	if (owner_pid)
+		return;
+	owner_pid = getpid();
+	hook.wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	call_init(&hook.call, hook_now_ms());
+	hook.is_active = hook.wake_fd >= 0 && link_start();
+}
+
+static void vm_created(int kvm_fd, int vm_fd)
+{
+	int run_size = hook_next_ioctl(kvm_fd, KVM_GET_VCPU_MMAP_SIZE, NULL);
+	pthread_mutex_lock(&hook.lock);
+	start_once();
+	struct vm *vm = hook.is_active ? vm_add(vm_fd, run_size) : NULL;
+	if (vm)
+		end_locked(vm, LINK_GONE_AREA, true); // an earlier VM of this descriptor
+	pthread_mutex_unlock(&hook.lock);
+}
+
+static void vcpu_created(int vm_fd, int vcpu_fd, uint32_t index)
+{
+	pthread_mutex_lock(&hook.lock);
+	struct vm *vm = vm_find(vm_fd);
+	if (vm)
+		vcpu_add(vm, vcpu_fd, index);
+	pthread_mutex_unlock(&hook.lock);
+}
+
+// The lock is held across the ioctl: no handler copies from memory that the VMM is about to unmap.
+static int set_memory(int fd, unsigned long request, void *arg)
+{
+	struct kvm_userspace_memory_region region;
+	memcpy(&region, arg, sizeof(region));
+	bool is_normal_space = region.slot >> 16 == 0; // 1 is SMRAM
+	pthread_mutex_lock(&hook.lock);
+	struct vm *vm = is_normal_space ? vm_find(fd) : NULL;
+	if (vm) {
+		const struct vm_slot *lost = vm_slot_lost(vm, &region);
+		if (lost && hook.owner == vm && area_overlaps(&hook.call.area, lost->gpa, lost->size))
+			end_locked(vm, LINK_GONE_AREA, true);
+	}
+	int result = hook_next_ioctl(fd, request, arg);
+	int error = errno;
+	if (vm && !result)
+		(void)vm_slot_set(vm, &region); // without memory for the table the slot stays unknown: refused, not wrong
+	pthread_mutex_unlock(&hook.lock);
+	errno = error;
+	return result;
+}
+
+// The registers of a vCPU that has been reset: x86 starts in real mode at F000:FFF0.
+static bool is_reset_state(unsigned long request, const void *arg)
+{
+	if (request == KVM_SET_REGS) {
+		const struct kvm_regs *r = arg;
+		return r->rip == 0xFFF0 && r->rflags == 2;
+	}
+	if (request == KVM_SET_SREGS) {
+		const struct kvm_sregs *s = arg;
+		return !(s->cr0 & CR0_PE) && s->cs.selector == 0xF000;
+	}
+	const struct kvm_sregs2 *s = arg;
+	return !(s->cr0 & CR0_PE) && s->cs.selector == 0xF000;
+}
+
+// Application processors stand in the reset state until they are started: only the boot processor's reset, or that of the vCPU
+// that made the last call, is the guest's.
+static void vcpu_state_set(int fd, unsigned long request, const void *arg)
+{
+	struct vcpu *v = vcpu_find(fd);
+	if (!v || !is_reset_state(request, arg))
+		return;
+	pthread_mutex_lock(&hook.lock);
+	if (v->index == 0 || v == hook.caller)
+		end_locked(v->vm, LINK_GONE_RESET, false);
+	pthread_mutex_unlock(&hook.lock);
+}
+
+static int kvm_ioctl(int fd, unsigned long request, void *arg)
+{
+	int result, error;
+	switch (request) {
+	case KVM_SET_USER_MEMORY_REGION:
+	case SET_USER_MEMORY_REGION2:
+		return arg ? set_memory(fd, request, arg) : hook_next_ioctl(fd, request, arg);
+	case KVM_SET_REGS:
+	case KVM_SET_SREGS:
+	case KVM_SET_SREGS2:
+		if (arg)
+			vcpu_state_set(fd, request, arg);
+		return hook_next_ioctl(fd, request, arg);
+	case KVM_CREATE_VM:
+	case KVM_CREATE_VCPU:
+		result = hook_next_ioctl(fd, request, arg);
+		error = errno;
+		if (result >= 0 && request == KVM_CREATE_VM)
+			vm_created(fd, result);
+		else if (result >= 0)
+			vcpu_created(fd, result, (uint32_t)(uintptr_t)arg);
+		errno = error;
+		return result;
+	default:
+		return hook_next_ioctl(fd, request, arg);
+	}
+}
+
+__attribute__((visibility("default"))) int ioctl(int fd, unsigned long request, ...)
+{
+	va_list list;
+	va_start(list, request);
+	void *arg = va_arg(list, void *);
+	va_end(list);
+	if (request == KVM_RUN) {
+		struct vcpu *v = vcpu_find(fd);
+		return v ? run_vcpu(v, arg) : hook_next_ioctl(fd, request, arg);
+	}
+	if (_IOC_TYPE(request) != KVMIO || !is_wanted)
+		return hook_next_ioctl(fd, request, arg);
+	return kvm_ioctl(fd, request, arg);
+}
+
+// ---- Life ---------------------------------------------------------------------------------------
+
+// A forked child has neither the thread nor the guest. Only async-signal-safe calls here.
+static void after_fork_in_child(void)
+{
+	is_wanted = hook.is_active = false;
+	link_abandon();
+}
+
+__attribute__((constructor)) static void hook_load(void)
+{
+	*(void **)&next_ioctl = dlsym(RTLD_NEXT, "ioctl");
+	is_wanted = link_prepare();
+	if (is_wanted)
+		pthread_atfork(NULL, NULL, after_fork_in_child);
+}
+
+// The VMM exits, perhaps with vCPUs in the middle of things: collect what there is, but do not insist.
+__attribute__((destructor)) static void hook_unload(void)
+{
+	struct timespec soon;
+	if (!hook.is_active || getpid() != owner_pid)
+		return;
+	clock_gettime(CLOCK_REALTIME, &soon);
+	soon.tv_sec++;
+	if (pthread_mutex_timedlock(&hook.lock, &soon))
+		return;
+	hook.is_active = false;
+	end_locked(hook.owner, LINK_GONE_BYE, true);
+	link_settle();
+	link_stop();
+	pthread_mutex_unlock(&hook.lock);
+}

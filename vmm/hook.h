@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: MIT
+// What the parts of libvmkd-vmm.so share: one lock, one guest's calls, one link.
+//
+// Rules: everything here is touched under `lock`, whose holder never blocks: sends and receives are non-blocking, sleeping is done without it.
+// It is taken in vCPU threads after an exit that is ours, in ioctls that change memory slots or reset a vCPU, and in the link's thread; never
+// on the way of an ordinary KVM_RUN, never in a signal handler. The lock is innermost: nothing of the VMM's is taken under it.
+#ifndef VMM_HOOK_H
+#define VMM_HOOK_H
+
+#include <pthread.h>
+
+#include "vmm/call.h"
+#include "vmm/vm.h"
+
+struct hook {
+	pthread_mutex_t lock;
+	bool is_active;        // the link is open; else the library lets everything pass
+	struct call call;
+	struct vm *owner;      // the VM whose guest is, or was last, registered
+	struct vcpu *caller;   // the vCPU that made the last call
+	int wake_fd;           // eventfd: wakes the vCPU that sleeps in park_call
+	bool has_sleeper;      // a vCPU sleeps there, and reads the broker's socket itself
+};
+
+extern struct hook hook;
+
+// Milliseconds of CLOCK_MONOTONIC.
+uint64_t hook_now_ms(void);
+
+// The libc's ioctl.
+int hook_next_ioctl(int fd, unsigned long request, void *arg);
+
+#endif

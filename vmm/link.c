@@ -1,0 +1,345 @@
+// SPDX-License-Identifier: MIT
+#include "vmm/link.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "vmm/hook.h"
+#include "vmm/park.h"
+
+#define THREAD_STACK (64u * 1024u) // the thread calls nothing deep
+
+static struct link {
+	char name[LINK_NAME_MAX];
+	struct sockaddr_un address; // of the listening socket
+	int listen_fd, fd, wake_fd;
+	pid_t peer_pid;
+	bool is_full;       // the last send found no room
+	uint64_t full_since_ms;
+	short watched;      // events of fd that the thread's poll has
+} at = { .listen_fd = -1, .fd = -1, .wake_fd = -1 };
+
+static void complain(const char *what, const char *about, const char *hint)
+{
+	dprintf(STDERR_FILENO, "vmkd: %s: %s; %s\n", about, what, hint);
+}
+
+// ---- Names --------------------------------------------------------------------------------------
+
+static bool is_valid_name(const char *name)
+{
+	size_t len = strspn(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-");
+	return len > 0 && len < LINK_NAME_MAX && !name[len] && name[0] != '.' && name[0] != '-';
+}
+
+// The folder of all VMs: as `vmkd` chooses it. -> snprintf's result.
+static int runtime_dir(char *out, size_t size)
+{
+	const char *dir = getenv("VMKD_RUNTIME_DIR");
+	if (dir && *dir)
+		return snprintf(out, size, "%s", dir);
+	dir = getenv("XDG_RUNTIME_DIR");
+	if (dir && *dir)
+		return snprintf(out, size, "%s/vmkd", dir);
+	return snprintf(out, size, "/tmp/vmkd-%u", (unsigned)geteuid());
+}
+
+bool link_prepare(void)
+{
+	const char *name = getenv("VMKD_NAME");
+	if (!name || !*name)
+		return false;
+	if (!is_valid_name(name)) {
+		complain("not a name of 1 to 63 letters, digits, '.', '_' and '-'", "VMKD_NAME",
+		         "the VM runs without a debugger link");
+		return false;
+	}
+	memcpy(at.name, name, strlen(name) + 1);
+	return true;
+}
+
+// A folder of ours alone: what is in it can be trusted.
+static bool make_private_dir(const char *path)
+{
+	struct stat st;
+	if (mkdir(path, 0700) && errno != EEXIST) {
+		complain(strerror(errno), path, "the folder for the VM's sockets cannot be made");
+		return false;
+	}
+	if (lstat(path, &st) || !S_ISDIR(st.st_mode) || st.st_uid != geteuid() || st.st_mode & 022) {
+		complain("not a folder that belongs to this user and that only this user may write", path,
+		         "set VMKD_RUNTIME_DIR to one");
+		return false;
+	}
+	return true;
+}
+
+static bool make_address(void)
+{
+	char dir[sizeof(at.address.sun_path)];
+	char vm_dir[sizeof(dir)];
+	int len = runtime_dir(dir, sizeof(dir));
+	int vm_len = snprintf(vm_dir, sizeof(vm_dir), "%s/%s", dir, at.name);
+	at.address.sun_family = AF_UNIX;
+	int path_len = snprintf(at.address.sun_path, sizeof(at.address.sun_path), "%s/vmm.sock", vm_dir);
+	if (len >= (int)sizeof(dir) || vm_len >= (int)sizeof(vm_dir) || path_len >= (int)sizeof(at.address.sun_path)) {
+		complain("longer than a socket's name may be (107 bytes)", "VMKD_RUNTIME_DIR", "set it to a shorter path");
+		return false;
+	}
+	return make_private_dir(dir) && make_private_dir(vm_dir);
+}
+
+// ---- The listening socket -----------------------------------------------------------------------
+
+static bool is_somebody_listening(void)
+{
+	int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	bool is_live = fd >= 0 && (!connect(fd, (struct sockaddr *)&at.address, sizeof(at.address)) || errno == EAGAIN);
+	if (fd >= 0)
+		close(fd);
+	return is_live;
+}
+
+static bool open_listener(void)
+{
+	at.listen_fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (at.listen_fd < 0) {
+		complain(strerror(errno), "socket", "the VM runs without a debugger link");
+		return false;
+	}
+	if (is_somebody_listening()) {
+		complain("another VM of this name is running", at.address.sun_path, "set VMKD_NAME to another name");
+		return false;
+	}
+	(void)unlink(at.address.sun_path); // left by a VM that died; there may be none
+	// The mode is set between bind and listen, when nobody can connect yet.
+	if (bind(at.listen_fd, (struct sockaddr *)&at.address, sizeof(at.address)) ||
+	    chmod(at.address.sun_path, 0600) || listen(at.listen_fd, 4)) {
+		complain(strerror(errno), at.address.sun_path, "the VM runs without a debugger link");
+		return false;
+	}
+	return true;
+}
+
+// ---- The connection -----------------------------------------------------------------------------
+
+int link_fd(void)
+{
+	return at.fd;
+}
+
+uint64_t link_full_since_ms(void)
+{
+	return at.full_since_ms;
+}
+
+static void drop_broker(void)
+{
+	if (at.fd < 0)
+		return;
+	close(at.fd);
+	at.fd = -1;
+	at.is_full = false;
+	call_broker_gone(&hook.call, hook_now_ms());
+	park_wake(); // its ppoll still has the closed descriptor
+}
+
+// -> enum link_send_outcome, without a word to hook.call.
+static int send_bytes(const struct link_head *head, const void *body)
+{
+	struct iovec parts[2] = {
+		{ .iov_base = (void *)(uintptr_t)head, .iov_len = sizeof(*head) },
+		{ .iov_base = (void *)(uintptr_t)body, .iov_len = head->body_len },
+	};
+	struct msghdr m = { .msg_iov = parts, .msg_iovlen = 2 };
+	if (at.fd < 0)
+		return LINK_DEAD;
+	if (sendmsg(at.fd, &m, MSG_NOSIGNAL | MSG_DONTWAIT) >= 0) {
+		at.is_full = false;
+		return LINK_SENT;
+	}
+	if (errno == EAGAIN || errno == EWOULDBLOCK || errno == ENOBUFS || errno == ENOMEM) {
+		if (!at.is_full)
+			at.full_since_ms = hook_now_ms();
+		at.is_full = true;
+		return LINK_FULL;
+	}
+	drop_broker();
+	return LINK_DEAD;
+}
+
+int link_send(const struct call_message *message)
+{
+	int outcome = send_bytes(&message->head, message->body);
+	if (outcome == LINK_SENT)
+		call_sent(&hook.call);
+	return outcome;
+}
+
+void link_receive(void)
+{
+	static union { // under the lock
+		struct link_head head;
+		uint8_t bytes[sizeof(struct link_head) + LINK_BODY_MAX + 1]; // one more: a longer message shows
+	} in;
+	while (at.fd >= 0 && !call_is_answered(&hook.call)) {
+		ssize_t len = recv(at.fd, &in, sizeof(in), MSG_DONTWAIT);
+		if (len < 0 && (errno == EAGAIN || errno == EINTR))
+			return;
+		int outcome = len <= 0 ? CALL_E_LINK : call_feed(&hook.call, &in, (size_t)len);
+		if (outcome == CALL_E_LINK_VERSION)
+			complain("speaks another version of the link", "the broker",
+			         "use vmkd and libvmkd-vmm.so of one build");
+		if (outcome == CALL_E_LINK || outcome == CALL_E_LINK_VERSION)
+			drop_broker();
+	}
+}
+
+// One broker at a time; of this user, or root. A refused one sees the end of the stream instead of a LINK_HELLO.
+static bool may_connect(int fd, pid_t *ret_pid)
+{
+	struct ucred cred;
+	socklen_t len = sizeof(cred);
+	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &len) || (cred.uid != geteuid() && cred.uid != 0)) {
+		complain("belongs to another user", "a broker that has connected", "it was refused");
+		return false;
+	}
+	char byte;
+	if (at.fd >= 0 && recv(at.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0)
+		drop_broker(); // dead, and nobody was watching
+	if (at.fd >= 0) {
+		dprintf(STDERR_FILENO, "vmkd: %s: broker %d was refused, broker %d serves this VM; stop that one first\n",
+		        at.name, (int)cred.pid, (int)at.peer_pid);
+		return false;
+	}
+	*ret_pid = cred.pid;
+	return true;
+}
+
+static void accept_broker(void)
+{
+	int fd = accept4(at.listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	if (fd < 0)
+		return;
+	if (!may_connect(fd, &at.peer_pid)) {
+		close(fd);
+		return;
+	}
+	at.fd = fd;
+	struct link_hello hello;
+	call_hello(&hook.call, (uint32_t)getpid(), at.name, &hello);
+	const struct link_head head = { .type = LINK_HELLO, .body_len = sizeof(hello) };
+	if (send_bytes(&head, &hello) != LINK_SENT)
+		drop_broker();
+}
+
+// ---- The thread ---------------------------------------------------------------------------------
+
+// While the guest is stopped, what comes belongs to a vCPU; while one sleeps on the socket, even its end does.
+static short events_to_watch(void)
+{
+	short events = call_is_stopped(&hook.call) ? 0 : POLLIN;
+	return (short)(events | (at.is_full && hook.call.owed ? POLLOUT : 0));
+}
+
+void link_settle(void)
+{
+	struct call_message message;
+	while (call_step(&hook.call, hook_now_ms(), &message) == CALL_SEND && link_send(&message) == LINK_SENT)
+		;
+	if (at.fd >= 0 && events_to_watch() & ~at.watched)
+		(void)eventfd_write(at.wake_fd, 1); // fails only when it is set already
+}
+
+static void serve(short broker_events)
+{
+	// A message for a wait stays in the socket until the guest repeats the call; the end of the broker does not.
+	if (broker_events && !hook.has_sleeper) {
+		if (!call_is_awaited(&hook.call) || broker_events & (POLLHUP | POLLERR))
+			link_receive();
+		link_settle();
+	}
+}
+
+static void *thread_main(void *unused)
+{
+	(void)unused;
+	for (;;) {
+		pthread_mutex_lock(&hook.lock);
+		at.watched = hook.has_sleeper ? 0 : events_to_watch();
+		struct pollfd fds[3] = {
+			{ .fd = at.listen_fd, .events = POLLIN },
+			{ .fd = at.wake_fd, .events = POLLIN },
+			{ .fd = hook.has_sleeper ? -1 : at.fd, .events = at.watched },
+		};
+		pthread_mutex_unlock(&hook.lock);
+		if (poll(fds, 3, -1) < 0)
+			continue;
+		pthread_mutex_lock(&hook.lock);
+		eventfd_t ignored;
+		if (fds[1].revents)
+			(void)eventfd_read(at.wake_fd, &ignored); // it says only: look again
+		if (fds[2].fd == at.fd)
+			serve(fds[2].revents);
+		if (fds[0].revents)
+			accept_broker();
+		park_wake();
+		pthread_mutex_unlock(&hook.lock);
+	}
+	return NULL;
+}
+
+static bool start_thread(void)
+{
+	sigset_t all, old;
+	pthread_attr_t attr;
+	pthread_t thread;
+	sigfillset(&all);
+	pthread_attr_init(&attr);
+	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+	pthread_attr_setstacksize(&attr, THREAD_STACK);
+	// Signals belong to the VMM: the new thread inherits a mask that blocks them all.
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	int err = pthread_create(&thread, &attr, thread_main, NULL);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	pthread_attr_destroy(&attr);
+	if (err)
+		complain(strerror(err), "thread", "the VM runs without a debugger link");
+	return !err;
+}
+
+bool link_start(void)
+{
+	at.wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (at.wake_fd >= 0 && make_address() && open_listener() && start_thread())
+		return true;
+	if (at.listen_fd >= 0)
+		close(at.listen_fd);
+	at.listen_fd = -1;
+	return false;
+}
+
+void link_stop(void)
+{
+	(void)unlink(at.address.sun_path);
+	drop_broker();
+}
+
+void link_abandon(void)
+{
+	if (at.fd >= 0)
+		close(at.fd);
+	if (at.listen_fd >= 0)
+		close(at.listen_fd);
+	at.fd = at.listen_fd = -1;
+}

@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: MIT
+// The VMM's end of the link to the broker (wire/link.h): the listening socket, one connection, one thread.
+//
+// Rules: everything but link_prepare and link_start under hook.lock. Nothing blocks. The thread sleeps in poll without the lock; it
+// accepts brokers and reads what they send while the guest runs. While a vCPU sleeps in a wait that vCPU reads the socket
+// itself, so a packet costs one wake-up, of the thread that needs it. Both read under the lock and without blocking, so
+// who comes second finds nothing and no message is lost.
+#ifndef VMM_LINK_H
+#define VMM_LINK_H
+
+#include "vmm/call.h"
+
+// Read VMKD_NAME and VMKD_RUNTIME_DIR. -> true: there is a name and it is valid. False: silence, or one line on stderr.
+bool link_prepare(void);
+
+// Create the folder and the socket and start the thread. -> false: one line on stderr said why.
+bool link_start(void);
+
+// The process ends: close, and remove the socket's name.
+void link_stop(void);
+// In a forked child: close the descriptors, leave the names alone.
+void link_abandon(void);
+
+enum link_send_outcome {
+	LINK_SENT = 0, // call_sent was called
+	LINK_FULL = 1, // the broker does not read; call_step shows the message again
+	LINK_DEAD = 2, // the broker is gone, and hook.call knows
+};
+
+int link_send(const struct call_message *message);
+
+// Read and obey what the broker has sent, until a packet was delivered or there is no more.
+void link_receive(void);
+
+// Outside calls: send what is owed as far as the socket takes it, and have the thread watch what has to be watched.
+void link_settle(void);
+
+// The connected broker's socket; -1 = none.
+int link_fd(void);
+
+// Since when the broker has not taken a message (hook_now_ms); only after LINK_FULL.
+uint64_t link_full_since_ms(void);
+
+#endif

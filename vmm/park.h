@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: MIT
+// Waiting in a vCPU thread.
+#ifndef VMM_PARK_H
+#define VMM_PARK_H
+
+#include "vmm/hook.h"
+
+// Drive the open call (call_begin said CALL_PENDING) to its answer. Called and returns with hook.lock held; sleeps without it, with
+// no CPU time used. A kick by the VMM (a signal, or immediate_exit set) ends the call with CODE_RETRY.
+// -> enum call_code; *ret_is_kicked: the VMM wants the vCPU.
+uint32_t park_call(const struct vcpu *v, bool *ret_is_kicked);
+
+// Somebody else has changed hook.call: let the sleeping vCPU look. Under hook.lock.
+void park_wake(void);
+
+#endif

@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: MIT
+#include "vmm/vm.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+// KVM_MEM_GUEST_MEMFD (Linux 6.8): the guest's private memory is elsewhere than userspace_addr.
+#define MEM_GUEST_MEMFD (1u << 2)
+
+static struct vm vms[VM_MAX] = {
+	{ .fd = -1 }, { .fd = -1 }, { .fd = -1 }, { .fd = -1 }, { .fd = -1 }, { .fd = -1 }, { .fd = -1 }, { .fd = -1 },
+};
+static struct vcpu *vcpus[VCPU_FD_MAX];
+
+struct vm *vm_find(int fd)
+{
+	for (uint32_t i = 0; i < VM_MAX; i++) {
+		if (vms[i].fd == fd)
+			return &vms[i];
+	}
+	return NULL;
+}
+
+struct vm *vm_add(int fd, int run_size)
+{
+	struct vm *vm = vm_find(fd);
+	if (!vm)
+		vm = vm_find(-1);
+	if (!vm)
+		return NULL;
+	vm->fd = fd;
+	vm->run_size = run_size;
+	vm->slot_count = vm->range_count = 0;
+	return vm;
+}
+
+static struct vm_slot *find_slot(const struct vm *vm, uint32_t id)
+{
+	for (uint32_t i = 0; i < vm->slot_count; i++) {
+		if (vm->slots[i].id == id)
+			return &vm->slots[i];
+	}
+	return NULL;
+}
+
+static bool is_ram(uint32_t flags)
+{
+	return !(flags & (KVM_MEM_READONLY | MEM_GUEST_MEMFD));
+}
+
+const struct vm_slot *vm_slot_lost(const struct vm *vm, const struct kvm_userspace_memory_region *region)
+{
+	const struct vm_slot *old = find_slot(vm, region->slot);
+	if (!old || !is_ram(old->flags))
+		return NULL;
+	bool stays = old->gpa == region->guest_phys_addr && old->size == region->memory_size &&
+	             old->host == region->userspace_addr && is_ram(region->flags);
+	return stays ? NULL : old;
+}
+
+static bool grow(struct vm *vm)
+{
+	uint32_t capacity = vm->slot_capacity ? 2 * vm->slot_capacity : 64;
+	struct vm_slot *slots = realloc(vm->slots, capacity * sizeof(*slots));
+	if (!slots)
+		return false;
+	vm->slots = slots;
+	struct gpa_range *ranges = realloc(vm->ranges, capacity * sizeof(*ranges));
+	if (!ranges)
+		return false;
+	vm->ranges = ranges;
+	vm->slot_capacity = capacity;
+	return true;
+}
+
+static void rebuild_ranges(struct vm *vm)
+{
+	vm->range_count = 0;
+	for (uint32_t i = 0; i < vm->slot_count; i++) {
+		const struct vm_slot *s = &vm->slots[i];
+		if (is_ram(s->flags))
+			vm->ranges[vm->range_count++] = (struct gpa_range){
+				.gpa = s->gpa, .size = s->size, .host = (uint8_t *)(uintptr_t)s->host,
+			};
+	}
+}
+
+bool vm_slot_set(struct vm *vm, const struct kvm_userspace_memory_region *region)
+{
+	struct vm_slot *slot = find_slot(vm, region->slot);
+	bool fits = true;
+	if (region->memory_size == 0) {
+		if (slot)
+			*slot = vm->slots[--vm->slot_count];
+	} else {
+		if (!slot)
+			fits = vm->slot_count < vm->slot_capacity || grow(vm);
+		if (!slot && fits)
+			slot = &vm->slots[vm->slot_count++];
+		if (slot)
+			*slot = (struct vm_slot){
+				.id = region->slot, .flags = region->flags, .gpa = region->guest_phys_addr,
+				.size = region->memory_size, .host = region->userspace_addr,
+			};
+	}
+	rebuild_ranges(vm);
+	return fits;
+}
+
+struct gpa_map vm_map(const struct vm *vm)
+{
+	return (struct gpa_map){ .ranges = vm->ranges, .count = vm->range_count };
+}
+
+void vcpu_add(struct vm *vm, int fd, uint32_t index)
+{
+	if (fd < 0 || fd >= VCPU_FD_MAX || vm->run_size < (int)sizeof(struct kvm_run))
+		return;
+	struct vcpu *v = calloc(1, sizeof(*v));
+	if (!v)
+		return;
+	*v = (struct vcpu){ .fd = fd, .index = index, .vm = vm };
+	v->run = mmap(NULL, (size_t)vm->run_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (v->run == MAP_FAILED) {
+		free(v);
+		return;
+	}
+	// Pairs with vcpu_find. A former vCPU of this descriptor is not freed: its thread may still be in the hook.
+	__atomic_store_n(&vcpus[fd], v, __ATOMIC_RELEASE);
+}
+
+struct vcpu *vcpu_find(int fd)
+{
+	if (fd < 0 || fd >= VCPU_FD_MAX)
+		return NULL;
+	return __atomic_load_n(&vcpus[fd], __ATOMIC_ACQUIRE);
+}
