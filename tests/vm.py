@@ -158,6 +158,11 @@ class Vm:
             raise Hang(f"vmkd {' '.join(map(str, arguments))}: {(hung.stdout or b'').decode(errors='replace')[-500:]}") from None
         return done.returncode, done.stdout.decode(errors="replace")
 
+    def start(self, *arguments):
+        """Starts build/vmkd in the background with this VM's runtime folder."""
+        return subprocess.Popen([VMKD, *map(str, arguments)], cwd=ROOT, env=self.env, stdin=subprocess.DEVNULL,
+                                stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
+
     def kd(self, commands, guard=GUARD_S):
         self.kd_socket()
         return self.run("kd", f"vm:{self.name}", "-c", commands, guard=guard)
