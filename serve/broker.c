@@ -1,0 +1,610 @@
+// SPDX-License-Identifier: MIT
+#include "serve/broker.h"
+
+#include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "serve/client.h"
+#include "serve/ctl.h"
+#include "serve/guest_link.h"
+#include "serve/session.h"
+#include "util/rundir.h"
+#include "util/sock.h"
+
+// Sums over all clients since the broker started, by the names of struct kdcom_counters.
+#define CLIENT_COUNTER_LIST(X) \
+	X(packets_in) X(packets_out) X(acks_in) X(acks_out) X(resends_in) X(resends_out) X(resets_in) X(resets_out) X(breakins) \
+	X(retransmissions) X(given_up) X(implied_acks) X(duplicates) X(unwanted) X(bad_size) X(bad_trailer) X(bad_checksum) \
+	X(bad_control) X(truncated) X(noise) X(blocked)
+
+struct client_sums {
+#define X(name) uint64_t name;
+	CLIENT_COUNTER_LIST(X)
+#undef X
+	uint64_t connections, turned_away;
+};
+
+struct listener {
+	struct broker *broker;
+	struct loop_source source;
+	int fd;
+};
+
+struct broker {
+	struct loop *loop;
+	char name[RUNDIR_NAME_MAX + 1];
+	bool no_ram;
+	bool was_up;
+	int vm_pid;
+	void (*on_up)(void *arg, int vm_pid);
+	void *on_up_arg;
+	time_t started;
+
+	struct guest_link *link;
+	struct link_guest guest; // as registered last
+	struct client *client;   // the one controller, or NULL
+	struct client_sums sums; // of clients that have left
+	struct loop_timer session_timer;
+	struct loop_timer reaper; // frees a client outside of its own callback
+	struct client *leaving;
+	struct ctl *ctl;
+	struct listener kd, tcp;
+	char kd_path[RUNDIR_PATH_MAX];
+	struct session session;
+};
+
+// ---- The session's way out ----------------------------------------------------------------------------
+
+static void to_guest_deliver(void *arg, uint16_t kd_type, uint16_t hdr_len, const uint8_t *body, uint32_t body_len, bool resumes)
+{
+	struct broker *b = arg;
+
+	b->link->ops->deliver(b->link, kd_type, hdr_len, body, body_len, resumes);
+}
+
+static void to_guest_breakin(void *arg)
+{
+	struct broker *b = arg;
+
+	b->link->ops->breakin(b->link);
+}
+
+static void to_guest_breakin_cancel(void *arg)
+{
+	struct broker *b = arg;
+
+	b->link->ops->breakin_cancel(b->link);
+}
+
+static void to_guest_resend(void *arg)
+{
+	struct broker *b = arg;
+
+	b->link->ops->resend(b->link);
+}
+
+static void to_client_send(void *arg, uint16_t kd_type, const uint8_t *body, uint32_t body_len, bool is_droppable)
+{
+	struct broker *b = arg;
+
+	client_send(b->client, kd_type, body, body_len, is_droppable);
+}
+
+static void to_client_expect(void *arg, uint16_t kd_type)
+{
+	struct broker *b = arg;
+
+	client_expect(b->client, kd_type);
+}
+
+static void to_client_restart(void *arg)
+{
+	struct broker *b = arg;
+
+	client_restart(b->client);
+}
+
+static void to_client_cancel(void *arg)
+{
+	struct broker *b = arg;
+
+	client_cancel(b->client);
+}
+
+static const struct session_ops session_ops = {
+	.guest_deliver = to_guest_deliver,
+	.guest_breakin = to_guest_breakin,
+	.guest_breakin_cancel = to_guest_breakin_cancel,
+	.guest_resend = to_guest_resend,
+	.client_send = to_client_send,
+	.client_expect = to_client_expect,
+	.client_restart = to_client_restart,
+	.client_cancel = to_client_cancel,
+};
+
+static void arm_session_timer(struct broker *b)
+{
+	uint64_t deadline = session_deadline(&b->session), now = loop_now_ns() / 1000000u;
+
+	if (deadline == UINT64_MAX)
+		loop_timer_cancel(b->loop, &b->session_timer);
+	else
+		loop_timer_arm(b->loop, &b->session_timer, deadline > now ? deadline - now : 0);
+}
+
+// After an event that did not come from the client: write what it made the session say.
+static void flush_client(struct broker *b)
+{
+	if (b->client)
+		client_flush(b->client);
+}
+
+static void on_session_timer(struct loop_timer *timer)
+{
+	struct broker *b = timer->arg;
+
+	session_timer(&b->session, loop_now_ns() / 1000000u);
+	arm_session_timer(b);
+	flush_client(b);
+}
+
+// ---- The guest's link ---------------------------------------------------------------------------------
+
+static void link_up(void *arg)
+{
+	struct broker *b = arg;
+
+	if (b->link->pid)
+		b->vm_pid = b->link->pid;
+	if (!b->was_up && b->on_up)
+		b->on_up(b->on_up_arg, b->link->pid);
+	b->was_up = true;
+}
+
+static void link_gone(void *arg, enum link_gone reason)
+{
+	struct broker *b = arg;
+
+	session_guest_gone(&b->session, reason);
+	flush_client(b);
+}
+
+// The VMM has ended or let go of us: for the client that is a machine switched off.
+static void link_down(void *arg)
+{
+	link_gone(arg, LINK_GONE_SHUTDOWN);
+}
+
+static void link_registered(void *arg, const struct link_guest *guest)
+{
+	struct broker *b = arg;
+
+	b->guest = *guest;
+	session_guest_registered(&b->session);
+	flush_client(b);
+}
+
+static void link_packet(void *arg, const struct link_head *head, const uint8_t *body)
+{
+	struct broker *b = arg;
+
+	session_guest_packet(&b->session, head->seq, head->kd_type, head->hdr_len, body, head->body_len,
+			     head->flags & LINK_F_WAITS ? head->want : 0);
+	flush_client(b);
+}
+
+static void link_waits(void *arg, const struct link_head *head)
+{
+	struct broker *b = arg;
+
+	session_guest_waits(&b->session, head->want);
+	flush_client(b);
+}
+
+static void link_breakin_taken(void *arg)
+{
+	struct broker *b = arg;
+
+	session_guest_breakin_taken(&b->session);
+}
+
+static void link_stats_came(void *arg)
+{
+	struct broker *b = arg;
+
+	ctl_stats_ready(b->ctl);
+}
+
+static const struct guest_link_events link_events = {
+	.up = link_up,
+	.down = link_down,
+	.registered = link_registered,
+	.gone = link_gone,
+	.packet = link_packet,
+	.waits = link_waits,
+	.breakin_taken = link_breakin_taken,
+	.stats = link_stats_came,
+};
+
+// ---- The client -----------------------------------------------------------------------------------------
+
+static void from_client_packet(void *arg, uint16_t kd_type, const uint8_t *body, uint32_t body_len)
+{
+	struct broker *b = arg;
+
+	session_client_packet(&b->session, kd_type, body, body_len);
+}
+
+static void from_client_sent(void *arg)
+{
+	struct broker *b = arg;
+
+	session_client_sent(&b->session);
+}
+
+static void from_client_reset(void *arg)
+{
+	struct broker *b = arg;
+
+	session_client_reset(&b->session);
+}
+
+static void from_client_resend(void *arg)
+{
+	struct broker *b = arg;
+
+	session_client_resend(&b->session);
+}
+
+static void from_client_breakin(void *arg)
+{
+	struct broker *b = arg;
+
+	session_client_breakin(&b->session);
+}
+
+static bool client_reply_is_near(void *arg)
+{
+	struct broker *b = arg;
+
+	return session_awaits_reply(&b->session);
+}
+
+static void client_turn(void *arg)
+{
+	arm_session_timer(arg);
+}
+
+static void sums_add(struct client_sums *sums, const struct kdcom_counters *counters)
+{
+#define X(name) sums->name += counters->name;
+	CLIENT_COUNTER_LIST(X)
+#undef X
+}
+
+static void reap(struct loop_timer *timer)
+{
+	struct broker *b = timer->arg;
+
+	client_destroy(b->leaving);
+	b->leaving = NULL;
+}
+
+static void client_has_left(void *arg)
+{
+	struct broker *b = arg;
+
+	sums_add(&b->sums, client_counters(b->client));
+	client_destroy(b->leaving);
+	b->leaving = b->client;
+	b->client = NULL;
+	loop_timer_arm(b->loop, &b->reaper, 0);
+	session_client_left(&b->session);
+	arm_session_timer(b);
+}
+
+static const struct client_events client_events = {
+	.packet = from_client_packet,
+	.sent = from_client_sent,
+	.reset = from_client_reset,
+	.resend = from_client_resend,
+	.breakin = from_client_breakin,
+	.is_reply_near = client_reply_is_near,
+	.turn = client_turn,
+	.left = client_has_left,
+};
+
+static void turn_away(struct broker *b, int fd)
+{
+	char text[CLIENT_NAME_MAX + 128];
+
+	snprintf(text, sizeof(text), "vmkd: another debugger (%s) is attached to %s; detach it first\n", client_name(b->client), b->name);
+	b->sums.turned_away++;
+	client_turn_away(b->loop, fd, text);
+}
+
+static bool peer_is_allowed(int fd)
+{
+	pid_t pid;
+	uid_t uid;
+
+	return !sock_peer(fd, &pid, &uid) || uid == geteuid() || uid == 0;
+}
+
+static void on_connection(struct loop_source *source, uint32_t events)
+{
+	struct listener *l = source->arg;
+	struct broker *b = l->broker;
+	int fd = accept4(l->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK), one = 1;
+	struct error *error;
+
+	(void)events;
+	if (fd < 0)
+		return;
+	if (!peer_is_allowed(fd)) {
+		close(fd);
+		return;
+	}
+	if (b->client) {
+		turn_away(b, fd);
+		return;
+	}
+	// KD is a conversation of small packets. Fails on a Unix socket, where nothing is held back anyway.
+	(void)!setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+	error = client_create(b->loop, fd, &client_events, b, &b->client);
+	if (error) {
+		error_report("vmkd", error);
+		return;
+	}
+	b->sums.connections++;
+	session_client_came(&b->session);
+	client_flush(b->client);
+}
+
+// ---- What the control socket tells ------------------------------------------------------------------------
+
+static const char *state_name(const struct broker *b)
+{
+	if (!b->link->is_up)
+		return "no VMM";
+	switch (session_state(&b->session)) {
+	case SESSION_NO_GUEST:
+		return "no guest module";
+	case SESSION_RUNNING:
+		return "running";
+	default:
+		return b->client ? "broken in" : "waiting for a debugger";
+	}
+}
+
+static void add_remark(cJSON *remarks, const char *text)
+{
+	cJSON_AddItemToArray(remarks, cJSON_CreateString(text));
+}
+
+static void add_remarks(struct broker *b, cJSON *remarks)
+{
+	char text[200];
+
+	if (b->link->remark[0])
+		add_remark(remarks, b->link->remark);
+	if (b->link->refused_version) {
+		snprintf(text, sizeof(text), "the guest module speaks version %u.%u, this vmkd %u.%u: install this vmkd's kdvmkd.dll in the guest",
+			 b->link->refused_version >> 16, b->link->refused_version & 0xFFFFu, AREA_VERSION_MAJOR, AREA_VERSION_MINOR);
+		add_remark(remarks, text);
+	}
+	if (b->no_ram)
+		add_remark(remarks, "answers from RAM are off (--no-ram)");
+}
+
+static void ctl_status(void *arg, cJSON *ret)
+{
+	struct broker *b = arg;
+	cJSON *clients, *remarks;
+
+	cJSON_AddStringToObject(ret, "name", b->name);
+	cJSON_AddNumberToObject(ret, "pid", b->vm_pid);
+	cJSON_AddNumberToObject(ret, "broker_pid", getpid());
+	cJSON_AddStringToObject(ret, "link", b->link->ops->name);
+	cJSON_AddStringToObject(ret, "state", state_name(b));
+	if (b->session.is_registered)
+		cJSON_AddStringToObject(ret, "arch", b->guest.arch == ARCH_X64 ? "x64" : "x86");
+	clients = cJSON_AddArrayToObject(ret, "clients");
+	if (b->client)
+		cJSON_AddItemToArray(clients, cJSON_CreateString(client_name(b->client)));
+	remarks = cJSON_AddArrayToObject(ret, "remarks");
+	add_remarks(b, remarks);
+}
+
+static void add_number(cJSON *json, const char *name, uint64_t value)
+{
+	cJSON_AddNumberToObject(json, name, (double)value);
+}
+
+static void add_link_stats(cJSON *json, const struct link_stats *stats)
+{
+	add_number(json, "port_calls", stats->port_calls);
+	add_number(json, "doorbells", stats->doorbells);
+	add_number(json, "packets_from_guest", stats->packets_out);
+	add_number(json, "packets_to_guest", stats->packets_in);
+	add_number(json, "bytes_from_guest", stats->bytes_out);
+	add_number(json, "bytes_to_guest", stats->bytes_in);
+	add_number(json, "answers_from_ram", 0);
+	add_number(json, "retries", stats->retries);
+	add_number(json, "registrations", stats->registrations);
+	add_number(json, "dropped_deliveries", stats->dropped_deliver);
+	add_number(json, "refused_guest_input", stats->refused);
+	add_number(json, "refused_cpl", stats->refused_cpl);
+	add_number(json, "refused_version", stats->refused_version);
+}
+
+static void add_session_stats(cJSON *json, const struct session_counters *c)
+{
+	add_number(json, "boots", c->boots);
+	add_number(json, "prints", c->prints);
+	add_number(json, "prints_dropped", c->prints_dropped);
+	add_number(json, "events_continued", c->continued);
+	add_number(json, "files_refused", c->files_refused);
+	add_number(json, "requests", c->client_packets);
+	add_number(json, "requests_refused", c->requests_refused);
+	add_number(json, "requests_repeated", c->requests_repeated);
+	add_number(json, "replies_dropped", c->replies_dropped);
+	add_number(json, "guest_packets_refused", c->guest_refused);
+}
+
+static void ctl_stats(void *arg, cJSON *ret)
+{
+	struct broker *b = arg;
+	struct client_sums sums = b->sums;
+	cJSON *clients;
+
+	if (b->client)
+		sums_add(&sums, client_counters(b->client));
+	cJSON_AddStringToObject(ret, "name", b->name);
+	cJSON_AddStringToObject(ret, "link", b->link->ops->name);
+	add_number(ret, "seconds", (uint64_t)(time(NULL) - b->started));
+	add_link_stats(ret, &b->link->stats);
+	add_number(ret, "link_messages_refused", b->link->messages_refused);
+	add_session_stats(ret, &b->session.counters);
+	clients = cJSON_AddObjectToObject(ret, "clients");
+	add_number(clients, "connections", sums.connections);
+	add_number(clients, "turned_away", sums.turned_away);
+#define X(name) add_number(clients, #name, sums.name);
+	CLIENT_COUNTER_LIST(X)
+#undef X
+}
+
+static bool ctl_refresh_stats(void *arg)
+{
+	struct broker *b = arg;
+
+	if (!b->link->is_up)
+		return false;
+	b->link->ops->ask_stats(b->link);
+	return true;
+}
+
+static const struct ctl_ops ctl_ops = { .status = ctl_status, .stats = ctl_stats, .refresh_stats = ctl_refresh_stats };
+
+// ---- Life -----------------------------------------------------------------------------------------------
+
+static struct error *listener_start(struct broker *b, struct listener *l)
+{
+	l->broker = b;
+	return loop_add(b->loop, &l->source, l->fd, EPOLLIN, on_connection, l);
+}
+
+static void listener_stop(struct broker *b, struct listener *l)
+{
+	loop_remove(b->loop, &l->source);
+	if (l->fd >= 0)
+		close(l->fd);
+	l->fd = -1;
+}
+
+static struct error *listen_kd(struct broker *b)
+{
+	struct error *error = rundir_path(b->name, "kd.sock", b->kd_path);
+
+	if (!error)
+		error = sock_listen_unix(b->kd_path, SOCK_STREAM, SOCK_NONBLOCK, &b->kd.fd);
+	if (!error)
+		error = listener_start(b, &b->kd);
+	return error;
+}
+
+static struct error *listen_tcp(struct broker *b, const char *text)
+{
+	struct sock_address address;
+	bool is_loopback = true;
+	struct error *error = sock_parse_address(text, &address);
+
+	if (error)
+		return error_prefix(error, "--tcp");
+	error = sock_listen_tcp(&address, SOCK_NONBLOCK, &b->tcp.fd, &is_loopback);
+	if (!error)
+		error = listener_start(b, &b->tcp);
+	if (!error && !is_loopback)
+		fprintf(stderr, "vmkd: warning: KDCOM has no authentication: anybody who reaches %s controls the guest's kernel\n", text);
+	return error;
+}
+
+static struct error *start(struct broker *b, const struct broker_options *o)
+{
+	char path[RUNDIR_PATH_MAX];
+	struct error *error = rundir_path(b->name, "ctl.sock", path);
+
+	if (!error && o->tcp)
+		error = listen_tcp(b, o->tcp);
+	if (!error && strcmp(o->link, "debugcon") == 0)
+		error = link_debugcon_create(b->loop, b->name, &link_events, b, &b->link);
+	else if (!error)
+		error = link_hook_create(b->loop, b->name, &link_events, b, &b->link);
+	if (!error)
+		error = ctl_create(b->loop, path, &ctl_ops, b, &b->ctl);
+	// Last: whoever can connect finds everything else in place.
+	if (!error)
+		error = listen_kd(b);
+	return error;
+}
+
+struct error *broker_create(struct loop *loop, const struct broker_options *o, struct broker **ret)
+{
+	struct error *error = rundir_check_name(o->name);
+	struct broker *b;
+
+	if (error)
+		return error;
+	b = calloc(1, sizeof(*b));
+	if (!b)
+		return error_create(ENOMEM, "out of memory");
+	b->loop = loop;
+	strcpy(b->name, o->name);
+	b->no_ram = o->no_ram;
+	b->vm_pid = o->vm_pid;
+	b->on_up = o->on_up;
+	b->on_up_arg = o->arg;
+	b->started = time(NULL);
+	b->kd.fd = b->tcp.fd = b->kd.source.fd = b->tcp.source.fd = -1;
+	b->session_timer = (struct loop_timer){ .fn = on_session_timer, .arg = b };
+	b->reaper = (struct loop_timer){ .fn = reap, .arg = b };
+	session_init(&b->session, &session_ops, b);
+	error = start(b, o);
+	if (error) {
+		broker_destroy(b);
+		return error;
+	}
+	*ret = b;
+	return NULL;
+}
+
+void broker_destroy(struct broker *b)
+{
+	if (!b)
+		return;
+	if (b->kd.fd >= 0)
+		unlink(b->kd_path);
+	listener_stop(b, &b->kd);
+	listener_stop(b, &b->tcp);
+	loop_timer_cancel(b->loop, &b->session_timer);
+	loop_timer_cancel(b->loop, &b->reaper);
+	client_destroy(b->leaving);
+	client_destroy(b->client);
+	ctl_destroy(b->ctl);
+	if (b->link)
+		b->link->ops->destroy(b->link);
+	session_deinit(&b->session);
+	free(b);
+}
+
+bool broker_was_up(const struct broker *b)
+{
+	return b->was_up;
+}

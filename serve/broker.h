@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: MIT
+// One VM's broker: the guest's link on one side, a debugger on the other, the session between them, the control socket beside.
+//
+// Rules: one thread, one loop. The caller holds the broker's lock (serve/vmdir.h) and follows the VM's process.
+#ifndef SERVE_BROKER_H
+#define SERVE_BROKER_H
+
+#include <stdbool.h>
+
+#include "util/error.h"
+#include "util/loop.h"
+
+struct broker_options {
+	const char *name; // of the VM; its runtime folder exists
+	const char *link; // "hook" or "debugcon"
+	const char *tcp;  // ADDR:PORT to listen on besides kd.sock; NULL = do not
+	bool no_ram;      // do not answer from RAM
+	int vm_pid;       // 0 = not known yet
+	// Called once when the VMM side is there for the first time; NULL = nobody asks.
+	void (*on_up)(void *arg, int vm_pid);
+	void *arg;
+};
+
+struct broker;
+
+// Listen on kd.sock, ctl.sock and perhaps TCP (with a warning on stderr when that address is not loopback), and reach for the link.
+// Strings of `options` are copied. -> NULL and *ret, or an error; nothing is left behind then.
+ERROR_MUST_CHECK struct error *broker_create(struct loop *loop, const struct broker_options *options, struct broker **ret);
+
+// Hang up on everybody and remove the sockets. NULL is fine.
+void broker_destroy(struct broker *broker);
+
+// Was the VMM side ever there?
+bool broker_was_up(const struct broker *broker);
+
+#endif

@@ -1,0 +1,363 @@
+// SPDX-License-Identifier: MIT
+#include "serve/client.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "util/sock.h"
+#include "wire/kdapi.h"
+#include "wire/le.h"
+
+// Holds four of the largest frames: one read takes all that a debugger sends in a row.
+#define CLIENT_IN_SIZE 16384u
+// How long an ACK may wait for the answer it wants to travel with. Far below any debugger's ACK time-out (100 ms is the
+// shortest known: KD reference, section 1.9), far above a round trip to the guest.
+#define CLIENT_ACK_HOLD_MS 3u
+#define CLIENT_FAREWELL_MS 1000u
+
+struct client {
+	struct loop *loop;
+	const struct client_events *events;
+	void *arg;
+	struct loop_source source;
+	struct loop_timer timer; // kdcom's deadline
+	struct loop_timer hold;  // an ACK that waits for its answer
+	int fd;
+	bool is_hung_up; // events.left is due or was called
+	bool is_broken;  // a write failed for good: the loop's next turn hangs up
+	bool is_in_batch;
+	bool may_hold;   // nothing but control packets was put out since the last write
+	size_t in_start, in_len; // bytes read and not fed
+	char name[CLIENT_NAME_MAX];
+	struct kdcom kdcom;
+	uint8_t in[CLIENT_IN_SIZE];
+};
+
+static uint64_t now_ms(void)
+{
+	return loop_now_ns() / 1000000u;
+}
+
+// ---- Writing ------------------------------------------------------------------------------------------
+
+static void write_output(struct client *c)
+{
+	const uint8_t *bytes;
+	size_t len;
+	ssize_t done;
+
+	loop_timer_cancel(c->loop, &c->hold);
+	c->may_hold = true;
+	kdcom_output(&c->kdcom, &bytes, &len);
+	if (!len || c->is_hung_up)
+		return;
+	done = send(c->fd, bytes, len, MSG_NOSIGNAL | MSG_DONTWAIT);
+	if (done > 0)
+		kdcom_output_consume(&c->kdcom, (size_t)done);
+	c->is_broken = done < 0 && errno != EAGAIN && errno != EINTR;
+	// While the client does not read, it is not read from: that bounds what it can make us hold.
+	loop_change(c->loop, &c->source, done == (ssize_t)len ? EPOLLIN : EPOLLOUT);
+}
+
+static void arm_timer(struct client *c)
+{
+	uint64_t deadline = kdcom_deadline(&c->kdcom), now;
+
+	if (deadline == KDCOM_NO_DEADLINE) {
+		loop_timer_cancel(c->loop, &c->timer);
+		return;
+	}
+	now = now_ms();
+	loop_timer_arm(c->loop, &c->timer, deadline > now ? deadline - now : 0);
+}
+
+static void tell_time(struct client *c)
+{
+	struct kdcom_event ev;
+
+	kdcom_timer(&c->kdcom, now_ms(), &ev);
+	if (ev.kind == KDCOM_EV_GIVEN_UP || ev.kind == KDCOM_EV_SENT)
+		c->events->sent(c->arg);
+}
+
+static void end_batch(struct client *c)
+{
+	c->is_in_batch = true;
+	c->events->turn(c->arg);
+	tell_time(c);
+	c->is_in_batch = false;
+	if (c->may_hold && c->events->is_reply_near(c->arg)) {
+		if (!c->hold.is_armed)
+			loop_timer_arm(c->loop, &c->hold, CLIENT_ACK_HOLD_MS);
+	} else {
+		write_output(c);
+	}
+	arm_timer(c);
+}
+
+void client_flush(struct client *c)
+{
+	if (c->is_in_batch || c->is_hung_up)
+		return;
+	end_batch(c);
+}
+
+void client_send(struct client *c, uint16_t kd_type, const uint8_t *body, uint32_t body_len, bool is_droppable)
+{
+	uint32_t hdr_len = kd_header_size(kd_type);
+
+	c->may_hold = false;
+	// Full cannot be: output holds two frames, and one packet at a time is in flight. Should it be, the peer's RESEND, RESET or
+	// time-out finds the packet in flight or the session's copy.
+	if (kdcom_send(&c->kdcom, kd_type, body, hdr_len, body + hdr_len, body_len - hdr_len,
+		       is_droppable ? KDCOM_SEND_DROPPABLE : 0) == KDCOM_OK)
+		return;
+	c->kdcom.counters.blocked++;
+}
+
+void client_expect(struct client *c, uint16_t kd_type)
+{
+	kdcom_expect(&c->kdcom, kd_type);
+}
+
+void client_restart(struct client *c)
+{
+	kdcom_restart(&c->kdcom);
+}
+
+void client_cancel(struct client *c)
+{
+	kdcom_cancel(&c->kdcom);
+}
+
+// ---- Reading ------------------------------------------------------------------------------------------
+
+static void hang_up(struct client *c)
+{
+	if (c->is_hung_up)
+		return;
+	c->is_hung_up = true;
+	loop_remove(c->loop, &c->source);
+	loop_timer_cancel(c->loop, &c->timer);
+	loop_timer_cancel(c->loop, &c->hold);
+}
+
+static bool is_reset_frame(const uint8_t *p)
+{
+	return get_le32(p) == KDCOM_CONTROL_LEADER && get_le16(p + 4) == KDCOM_RESET;
+}
+
+// More RESETs that were queued behind one ask for the same thing. Answering each of them makes both ends answer answers
+// for ever (KD reference, section 1.5). What follows them, a break-in for one, stands.
+static void skip_resets(struct client *c)
+{
+	while (c->in_len >= KDCOM_HEAD && is_reset_frame(c->in + c->in_start)) {
+		c->in_start += KDCOM_HEAD;
+		c->in_len -= KDCOM_HEAD;
+	}
+}
+
+static void handle(struct client *c, const struct kdcom_event *ev)
+{
+	switch (ev->kind) {
+	case KDCOM_EV_PACKET:
+		if (ev->is_lost)
+			c->events->sent(c->arg);
+		c->events->packet(c->arg, ev->type, ev->body, ev->body_len);
+		break;
+	case KDCOM_EV_SENT:
+		c->events->sent(c->arg);
+		break;
+	case KDCOM_EV_BREAKIN:
+		c->events->breakin(c->arg);
+		break;
+	case KDCOM_EV_RESET:
+		skip_resets(c);
+		c->may_hold = false;
+		c->events->reset(c->arg);
+		break;
+	case KDCOM_EV_RESEND_REQUEST:
+		c->events->resend(c->arg);
+		break;
+	default:
+		break;
+	}
+}
+
+static void feed(struct client *c)
+{
+	struct kdcom_event ev;
+	size_t used;
+
+	c->is_in_batch = true; // what the events make us say is written once, at the end
+	do {
+		kdcom_feed(&c->kdcom, c->in + c->in_start, c->in_len, &used, &ev);
+		c->in_start += used;
+		c->in_len -= used;
+		handle(c, &ev);
+	} while (ev.kind != KDCOM_EV_NONE && ev.kind != KDCOM_EV_BLOCKED);
+	if (!c->in_len)
+		c->in_start = 0;
+	c->is_in_batch = false;
+}
+
+static void on_socket(struct loop_source *source, uint32_t events)
+{
+	struct client *c = source->arg;
+	ssize_t len = 0;
+
+	if (events & (EPOLLOUT | EPOLLHUP | EPOLLERR))
+		write_output(c);
+	if (!c->in_len && events & (EPOLLIN | EPOLLHUP | EPOLLERR)) {
+		len = recv(c->fd, c->in, sizeof(c->in), MSG_DONTWAIT);
+		c->is_broken |= len == 0 || (len < 0 && errno != EAGAIN && errno != EINTR);
+	}
+	if (c->is_broken) {
+		hang_up(c);
+		c->events->left(c->arg);
+		return;
+	}
+	c->in_len += len > 0 ? (size_t)len : 0;
+	feed(c);
+	end_batch(c);
+}
+
+static void on_timer(struct loop_timer *timer)
+{
+	client_flush(timer->arg);
+}
+
+static void on_hold(struct loop_timer *timer)
+{
+	write_output(timer->arg);
+}
+
+// ---- Life -----------------------------------------------------------------------------------------------
+
+struct error *client_create(struct loop *loop, int fd, const struct client_events *events, void *arg, struct client **ret)
+{
+	struct client *c = calloc(1, sizeof(*c));
+	struct error *error = NULL;
+
+	if (!c)
+		error = error_create(ENOMEM, "out of memory");
+	else
+		error = loop_add(loop, &c->source, fd, EPOLLIN, on_socket, c);
+	if (error) {
+		close(fd);
+		free(c);
+		return error;
+	}
+	c->loop = loop;
+	c->events = events;
+	c->arg = arg;
+	c->fd = fd;
+	c->may_hold = true;
+	c->timer = (struct loop_timer){ .fn = on_timer, .arg = c };
+	c->hold = (struct loop_timer){ .fn = on_hold, .arg = c };
+	sock_describe_peer(fd, c->name, sizeof(c->name));
+	kdcom_init(&c->kdcom, KDCOM_TARGET);
+	*ret = c;
+	return NULL;
+}
+
+void client_destroy(struct client *c)
+{
+	if (!c)
+		return;
+	hang_up(c);
+	close(c->fd);
+	free(c);
+}
+
+const char *client_name(const struct client *c)
+{
+	return c->name;
+}
+
+const struct kdcom_counters *client_counters(const struct client *c)
+{
+	return &c->kdcom.counters;
+}
+
+// ---- Turning one away -----------------------------------------------------------------------------------
+
+struct farewell {
+	struct loop *loop;
+	struct loop_source source;
+	struct loop_timer timer;
+	int fd;
+};
+
+static void farewell_end(struct farewell *f)
+{
+	loop_remove(f->loop, &f->source);
+	loop_timer_cancel(f->loop, &f->timer);
+	close(f->fd);
+	free(f);
+}
+
+static void farewell_timer(struct loop_timer *timer)
+{
+	farewell_end(timer->arg);
+}
+
+// Closing with unread input resets the connection and may destroy our line on its way, so the input is read away first.
+static void farewell_socket(struct loop_source *source, uint32_t events)
+{
+	struct farewell *f = source->arg;
+	char away[4096];
+	ssize_t len = recv(f->fd, away, sizeof(away), MSG_DONTWAIT);
+
+	(void)events;
+	if (len == 0 || (len < 0 && errno != EAGAIN && errno != EINTR))
+		farewell_end(f);
+}
+
+static void say(int fd, const char *text)
+{
+	uint8_t header[KD_DEBUG_IO_SIZE];
+	struct kd_debug_io io = { .api = KD_DEBUG_IO_PRINT, .processor_level = 6, .length = (uint32_t)strlen(text) };
+	struct kdcom *k = malloc(sizeof(*k));
+	const uint8_t *bytes;
+	size_t len;
+
+	if (!k)
+		return;
+	kdcom_init(k, KDCOM_TARGET);
+	if (kd_debug_io_encode(&io, header, sizeof(header)) == KD_OK &&
+	    kdcom_send(k, KD_PACKET_DEBUG_IO, header, sizeof(header), text, io.length, KDCOM_SEND_DROPPABLE) == KDCOM_OK) {
+		kdcom_output(k, &bytes, &len);
+		if (send(fd, bytes, len, MSG_NOSIGNAL | MSG_DONTWAIT) < 0) {
+			// A new connection has room for one line; if not, hanging up says enough.
+		}
+	}
+	free(k);
+}
+
+void client_turn_away(struct loop *loop, int fd, const char *text)
+{
+	struct farewell *f = calloc(1, sizeof(*f));
+	struct error *error;
+
+	say(fd, text);
+	shutdown(fd, SHUT_WR);
+	if (!f) {
+		close(fd);
+		return;
+	}
+	f->loop = loop;
+	f->fd = fd;
+	f->timer = (struct loop_timer){ .fn = farewell_timer, .arg = f };
+	error = loop_add(loop, &f->source, fd, EPOLLIN, farewell_socket, f);
+	if (error) {
+		error_free(error);
+		close(fd);
+		free(f);
+		return;
+	}
+	loop_timer_arm(loop, &f->timer, CLIENT_FAREWELL_MS);
+}

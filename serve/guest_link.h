@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: MIT
+// The way to the guest's module, behind one table: through libvmkd-vmm.so inside the VMM (link_hook.c) or through the shared area
+// directly (link_debugcon.c). KD packets and what the guest waits for, as wire/link.h words it; no KD meaning here.
+//
+// Rules: one thread, on the broker's loop. Functions of ops never block and never call events back before they return, so
+// the session may call them from inside an event. A link that is down swallows what it is given. Links reconnect by themselves until
+// destroyed.
+#ifndef SERVE_GUEST_LINK_H
+#define SERVE_GUEST_LINK_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "util/error.h"
+#include "util/loop.h"
+#include "wire/link.h"
+
+struct guest_link_events {
+	void (*up)(void *arg);   // the VMM side is there; link->pid is known
+	void (*down)(void *arg); // it went away; the guest is unknown from now on
+	void (*registered)(void *arg, const struct link_guest *guest);
+	void (*gone)(void *arg, enum link_gone reason);
+	// head: type LINK_PACKET, lengths checked; body: head->body_len bytes, valid during the call. The wait may ride on it (LINK_F_WAITS).
+	void (*packet)(void *arg, const struct link_head *head, const uint8_t *body);
+	void (*waits)(void *arg, const struct link_head *head);
+	void (*breakin_taken)(void *arg);
+	void (*stats)(void *arg); // link->stats is fresh
+};
+
+struct guest_link;
+
+struct guest_link_ops {
+	const char *name; // "hook", "debugcon"
+	void (*deliver)(struct guest_link *link, uint16_t kd_type, uint16_t hdr_len, const uint8_t *body, uint32_t body_len, bool resumes);
+	void (*breakin)(struct guest_link *link);
+	void (*breakin_cancel)(struct guest_link *link);
+	void (*resend)(struct guest_link *link);
+	void (*ask_stats)(struct guest_link *link); // -> events.stats, soon, if the link is up
+	void (*destroy)(struct guest_link *link);
+};
+
+#define GUEST_LINK_REMARK_MAX 240u
+
+// The common part; backends embed it as their first member.
+struct guest_link {
+	const struct guest_link_ops *ops;
+	const struct guest_link_events *events;
+	void *arg; // for events
+	struct loop *loop;
+	bool is_up;
+	int pid;                   // of the VMM process, 0 = unknown
+	uint32_t refused_version;  // AREA_VERSION of a guest module that this host does not speak, 0 = none seen
+	uint64_t messages_refused; // of the VMM side, or doorbell bytes that mean nothing
+	struct link_stats stats;   // as of the last events.stats
+	char remark[GUEST_LINK_REMARK_MAX]; // why something does not work, for `vmkd list`; "" = nothing
+};
+
+// Connect to the library's listener (vmm.sock of this VM), now or whenever it appears.
+// -> NULL and *ret, to be ended with ops->destroy; errors: bad name, memory.
+ERROR_MUST_CHECK struct error *link_hook_create(struct loop *loop, const char *vm_name, const struct guest_link_events *events,
+						void *arg, struct guest_link **ret);
+
+// Attach to debugcon.sock and qmp.sock of this VM, and to its RAM. As above.
+ERROR_MUST_CHECK struct error *link_debugcon_create(struct loop *loop, const char *vm_name, const struct guest_link_events *events,
+						    void *arg, struct guest_link **ret);
+
+#endif

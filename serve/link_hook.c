@@ -1,0 +1,359 @@
+// SPDX-License-Identifier: MIT
+// The link to libvmkd-vmm.so: a SEQPACKET socket that the library listens on (wire/link.h).
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "serve/guest_link.h"
+#include "util/rundir.h"
+#include "util/sock.h"
+
+// The library's socket appears when the VMM creates its VM; looking for it costs one failing connect.
+#define RETRY_MS 20u
+#define RETRY_LATER_MS 250u // after the first 2 seconds
+#define RETRY_EARLY_COUNT 100u
+// At most one DELIVER is outstanding and the other messages are flags, so more than a few in the queue is a library that has stopped reading.
+#define OUT_MAX 16u
+
+struct out_message {
+	struct out_message *next;
+	size_t len;
+	uint8_t bytes[];
+};
+
+struct link_hook {
+	struct guest_link base;
+	char path[RUNDIR_PATH_MAX];
+	struct loop_source source;
+	struct loop_timer retry;
+	unsigned retries;
+	int fd;
+	bool has_hello;
+	uint32_t deliver_seq;
+	struct out_message *out, **out_end;
+	unsigned out_count;
+	uint8_t in[sizeof(struct link_head) + LINK_BODY_MAX + 1] __attribute__((aligned(8)));
+};
+
+static void out_clear(struct link_hook *h)
+{
+	while (h->out) {
+		struct out_message *message = h->out;
+
+		h->out = message->next;
+		free(message);
+	}
+	h->out_end = &h->out;
+	h->out_count = 0;
+}
+
+static void retry_later(struct link_hook *h)
+{
+	loop_timer_arm(h->base.loop, &h->retry, h->retries++ < RETRY_EARLY_COUNT ? RETRY_MS : RETRY_LATER_MS);
+}
+
+static void disconnect(struct link_hook *h)
+{
+	bool was_up = h->base.is_up;
+
+	loop_remove(h->base.loop, &h->source);
+	if (h->fd >= 0)
+		close(h->fd);
+	h->fd = -1;
+	h->has_hello = false;
+	h->base.is_up = false;
+	out_clear(h);
+	retry_later(h);
+	if (was_up)
+		h->base.events->down(h->base.arg);
+}
+
+// The other end broke the contract, or is another version: say so once in `list`, and do not hammer it.
+static void refuse(struct link_hook *h, const char *why)
+{
+	h->base.messages_refused++;
+	snprintf(h->base.remark, sizeof(h->base.remark), "%s", why);
+	h->retries = RETRY_EARLY_COUNT;
+	disconnect(h);
+}
+
+// ---- Sending ------------------------------------------------------------------------------------------
+
+static void watch(struct link_hook *h)
+{
+	loop_change(h->base.loop, &h->source, h->out ? EPOLLIN | EPOLLOUT : EPOLLIN);
+}
+
+static void queue_message(struct link_hook *h, const struct link_head *head, const uint8_t *body)
+{
+	struct out_message *message = h->out_count < OUT_MAX ? malloc(sizeof(*message) + sizeof(*head) + head->body_len) : NULL;
+
+	if (!message) {
+		// Not disconnect(): we are inside an event. The reader meets the end of the stream on the loop's next turn.
+		shutdown(h->fd, SHUT_RDWR);
+		return;
+	}
+	message->next = NULL;
+	message->len = sizeof(*head) + head->body_len;
+	memcpy(message->bytes, head, sizeof(*head));
+	if (head->body_len)
+		memcpy(message->bytes + sizeof(*head), body, head->body_len);
+	*h->out_end = message;
+	h->out_end = &message->next;
+	h->out_count++;
+	watch(h);
+}
+
+// The common case is one system call and no copy. An error other than a full buffer shows again at the next read, which
+// ends the connection from the loop: never from inside an event.
+static void send_message(struct link_hook *h, const struct link_head *head, const uint8_t *body)
+{
+	struct iovec parts[2] = { { (void *)head, sizeof(*head) }, { (void *)body, head->body_len } };
+	struct msghdr message = { .msg_iov = parts, .msg_iovlen = head->body_len ? 2 : 1 };
+
+	if (h->fd < 0)
+		return;
+	if (h->out || (sendmsg(h->fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT) < 0 && errno == EAGAIN))
+		queue_message(h, head, body);
+}
+
+static void flush_queue(struct link_hook *h)
+{
+	while (h->out) {
+		struct out_message *message = h->out;
+
+		if (send(h->fd, message->bytes, message->len, MSG_NOSIGNAL | MSG_DONTWAIT) < 0 && errno == EAGAIN)
+			return;
+		h->out = message->next;
+		if (!h->out)
+			h->out_end = &h->out;
+		h->out_count--;
+		free(message);
+	}
+	watch(h);
+}
+
+static void send_plain(struct guest_link *link, enum link_type type)
+{
+	struct link_head head = { .type = (uint16_t)type };
+
+	send_message((struct link_hook *)link, &head, NULL);
+}
+
+static void hook_deliver(struct guest_link *link, uint16_t kd_type, uint16_t hdr_len, const uint8_t *body, uint32_t body_len,
+			 bool resumes)
+{
+	struct link_hook *h = (struct link_hook *)link;
+	struct link_head head = {
+		.type = LINK_DELIVER,
+		.flags = resumes ? LINK_F_RESUMES : 0,
+		.body_len = body_len,
+		.seq = ++h->deliver_seq,
+		.kd_type = kd_type,
+		.hdr_len = hdr_len,
+	};
+
+	send_message(h, &head, body);
+}
+
+static void hook_breakin(struct guest_link *link)
+{
+	send_plain(link, LINK_BREAKIN);
+}
+
+static void hook_breakin_cancel(struct guest_link *link)
+{
+	send_plain(link, LINK_BREAKIN_CANCEL);
+}
+
+static void hook_resend(struct guest_link *link)
+{
+	send_plain(link, LINK_RESEND);
+}
+
+static void hook_ask_stats(struct guest_link *link)
+{
+	send_plain(link, LINK_STATS_GET);
+}
+
+// ---- Receiving ----------------------------------------------------------------------------------------
+
+static void take_hello(struct link_hook *h, const struct link_head *head, const uint8_t *body)
+{
+	struct link_hello hello;
+	char why[GUEST_LINK_REMARK_MAX];
+
+	if (h->has_hello || head->body_len != sizeof(hello)) {
+		refuse(h, "the library in the VMM sent a damaged greeting");
+		return;
+	}
+	memcpy(&hello, body, sizeof(hello));
+	if (hello.version != LINK_VERSION) {
+		snprintf(why, sizeof(why), "the library in the VMM speaks link version %u, this vmkd %u: restart the VM with this vmkd",
+			 hello.version, LINK_VERSION);
+		refuse(h, why);
+		return;
+	}
+	h->has_hello = true;
+	h->retries = 0;
+	h->base.is_up = true;
+	h->base.pid = (int)hello.pid;
+	h->base.refused_version = hello.refused_version;
+	h->base.remark[0] = 0;
+	h->base.events->up(h->base.arg);
+	if (hello.is_registered)
+		h->base.events->registered(h->base.arg, &hello.guest);
+}
+
+static bool packet_is_possible(const struct link_head *head)
+{
+	return head->hdr_len && head->hdr_len <= head->body_len;
+}
+
+static void take_message(struct link_hook *h, const struct link_head *head, const uint8_t *body)
+{
+	const struct guest_link_events *ev = h->base.events;
+	struct link_guest guest;
+
+	switch (head->type) {
+	case LINK_REGISTERED:
+		if (head->body_len != sizeof(guest))
+			break;
+		memcpy(&guest, body, sizeof(guest));
+		ev->registered(h->base.arg, &guest);
+		return;
+	case LINK_UNREGISTERED:
+		ev->gone(h->base.arg, head->code);
+		return;
+	case LINK_PACKET:
+		if (!packet_is_possible(head))
+			break;
+		ev->packet(h->base.arg, head, body);
+		return;
+	case LINK_WAIT:
+		ev->waits(h->base.arg, head);
+		return;
+	case LINK_BREAKIN_TAKEN:
+		ev->breakin_taken(h->base.arg);
+		return;
+	case LINK_STATS:
+		if (head->body_len != sizeof(h->base.stats))
+			break;
+		memcpy(&h->base.stats, body, sizeof(h->base.stats));
+		ev->stats(h->base.arg);
+		return;
+	default:
+		break;
+	}
+	refuse(h, "the library in the VMM sent a message that cannot be");
+}
+
+// -> true: read again at once, more is likely there.
+static bool receive_one(struct link_hook *h)
+{
+	ssize_t len = recv(h->fd, h->in, sizeof(h->in), MSG_DONTWAIT | MSG_TRUNC);
+	const uint8_t *body = h->in + sizeof(struct link_head);
+	struct link_head head;
+
+	if (len < 0 && (errno == EAGAIN || errno == EINTR))
+		return false;
+	if (len <= 0) {
+		disconnect(h);
+		return false;
+	}
+	if ((size_t)len < sizeof(head) || (size_t)len > sizeof(h->in) - 1) {
+		refuse(h, "the library in the VMM sent a message of impossible length");
+		return false;
+	}
+	memcpy(&head, h->in, sizeof(head));
+	if (head.body_len != (size_t)len - sizeof(head) || (head.type == LINK_HELLO) == h->has_hello) {
+		refuse(h, "the library in the VMM sent a damaged message");
+		return false;
+	}
+	if (head.type == LINK_HELLO)
+		take_hello(h, &head, body);
+	else
+		take_message(h, &head, body);
+	// Only a print is likely to be followed by another message: after a wait the guest sleeps until it is answered.
+	return h->fd >= 0 && head.type == LINK_PACKET && !(head.flags & LINK_F_WAITS);
+}
+
+static void on_socket(struct loop_source *source, uint32_t events)
+{
+	struct link_hook *h = source->arg;
+
+	if (events & EPOLLOUT)
+		flush_queue(h);
+	if (h->fd >= 0 && events & (EPOLLIN | EPOLLHUP | EPOLLERR))
+		for (int i = 0; i < 64 && receive_one(h); i++)
+			;
+}
+
+// ---- Life -----------------------------------------------------------------------------------------------
+
+static void try_connect(struct loop_timer *timer)
+{
+	struct link_hook *h = timer->arg;
+	struct link_head attach = { .type = LINK_ATTACH, .seq = LINK_VERSION };
+	struct error *error = sock_connect_unix(h->path, SOCK_SEQPACKET, SOCK_NONBLOCK, &h->fd);
+
+	if (!error)
+		error = loop_add(h->base.loop, &h->source, h->fd, EPOLLIN, on_socket, h);
+	if (error) {
+		if (h->fd >= 0)
+			close(h->fd);
+		h->fd = -1;
+		error_free(error); // not there yet, or gone for good: whoever follows the VM's process decides
+		retry_later(h);
+		return;
+	}
+	send_message(h, &attach, NULL);
+}
+
+static void hook_destroy(struct guest_link *link)
+{
+	struct link_hook *h = (struct link_hook *)link;
+
+	loop_timer_cancel(link->loop, &h->retry);
+	loop_remove(link->loop, &h->source);
+	if (h->fd >= 0)
+		close(h->fd);
+	out_clear(h);
+	free(h);
+}
+
+static const struct guest_link_ops hook_ops = {
+	.name = "hook",
+	.deliver = hook_deliver,
+	.breakin = hook_breakin,
+	.breakin_cancel = hook_breakin_cancel,
+	.resend = hook_resend,
+	.ask_stats = hook_ask_stats,
+	.destroy = hook_destroy,
+};
+
+struct error *link_hook_create(struct loop *loop, const char *vm_name, const struct guest_link_events *events, void *arg,
+			       struct guest_link **ret)
+{
+	struct link_hook *h = calloc(1, sizeof(*h));
+	struct error *error;
+
+	if (!h)
+		return error_create(ENOMEM, "out of memory");
+	h->base = (struct guest_link){ .ops = &hook_ops, .events = events, .arg = arg, .loop = loop };
+	h->fd = h->source.fd = -1;
+	h->out_end = &h->out;
+	h->retry = (struct loop_timer){ .fn = try_connect, .arg = h };
+	error = rundir_path(vm_name, "vmm.sock", h->path);
+	if (error) {
+		free(h);
+		return error;
+	}
+	loop_timer_arm(loop, &h->retry, 0);
+	*ret = &h->base;
+	return NULL;
+}
