@@ -113,7 +113,7 @@ def look_at_processors(kd, cpus):
         special = kd.special_registers()
         cr0, cr3 = special["cr0"], special["cr3"]
         expect(cr0 & 0x80000001 == 0x80000001 and cr3 & ~0xFFF, f"CPU {cpu}: cr0 {cr0:#x}, cr3 {cr3:#x}")
-        expect(kd.get_context()["eflags"] & 2, f"CPU {cpu}: no context")
+        expect(kd.get_context()["efl"] & 2, f"CPU {cpu}: no context")
     if cpus > 1:
         kd.switch_processor(0)
 

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-BUILD = ROOT / "build"
+BUILD = Path(os.environ.get("VMKD_BUILD", ROOT / "build"))
 VMKD = BUILD / "vmkd"
 # A hang guard for one step, several times what the slowest machine needs. Nothing is ever judged by it but "it hangs".
 GUARD_S = float(os.environ.get("VMKD_TEST_GUARD_S", "180"))
