@@ -2,7 +2,7 @@
 // libvmkd: use a Windows kernel as a debugger does. Open a target by URL, wait for what it reports, and while it is stopped
 // read and write its memory and registers, set breakpoints, step it and let it go on.
 //
-//     errors        struct vmkd_error, vmkd_error_destroy
+//     errors        struct vmkd_error, vmkd_error_create, vmkd_error_destroy
 //     a target      vmkd_target_open, _close, _detach, _state, _fd, _version
 //     what it says  vmkd_target_wait, struct vmkd_event, vmkd_target_answer_prompt, _answer_file
 //     run control   vmkd_target_break_in, _go, _step, _reboot, _crash
@@ -69,6 +69,11 @@ struct vmkd_error {
 	uint32_t status;   // NTSTATUS of VMKD_E_TARGET and VMKD_E_FAULT, else 0
 	const char *message;
 };
+
+// Makes an error, for callbacks and for programs that want one grammar for all that may fail. format: as printf, one line; what is
+// longer than 1023 bytes is cut. Never NULL: when memory is out, the result is a constant object that says so. Any thread.
+VMKD_API struct vmkd_error *vmkd_error_create(enum vmkd_error_code code, const char *format, ...)
+	__attribute__((format(printf, 2, 3))) VMKD_MUST_CHECK;
 
 // Frees an error. NULL is fine. Any thread.
 VMKD_API void vmkd_error_destroy(struct vmkd_error *error);
@@ -303,13 +308,14 @@ enum vmkd_register_group {
 	VMKD_REGISTERS_VECTOR,   // xmm0 …, st0 …, mxcsr, fpcw …
 };
 
-// One register of an architecture. Constant data of the library: never freed.
+// One register of an architecture.
 struct vmkd_register {
-	const char *name;    // lower case
+	const char *name;    // lower case; constant data of the library
 	enum vmkd_register_group group;
 	uint8_t size;        // bytes of the value: 1, 2, 4, 8, 10, 16
-	uint8_t shift, bits; // where the value lies in the stored integer; bits = 0: the whole of `size`
-	uint8_t is_special;  // offset is into the special registers instead of the context
+	uint8_t shift, bits; // where the value lies in the stored integer; bits = 0: all of it
+	uint8_t stored_size; // bytes of the stored integer
+	bool is_special;     // offset is into the special registers instead of the context
 	uint16_t offset;
 };
 
@@ -318,10 +324,10 @@ struct vmkd_value {
 	uint64_t high; // bytes 8..15
 };
 
-// Looks a name up (any case). NULL = unknown, or UNKNOWN architecture. Never blocks.
-VMKD_API const struct vmkd_register *vmkd_register_find(enum vmkd_arch arch, const char *name);
-// The registers of an architecture in display order; index from 0; NULL = no more.
-VMKD_API const struct vmkd_register *vmkd_register_at(enum vmkd_arch arch, size_t index);
+// Looks a name up (any case). Return false = unknown name or architecture. Never blocks.
+VMKD_API bool vmkd_register_find(enum vmkd_arch arch, const char *name, struct vmkd_register *ret);
+// The registers of an architecture, for lists and completion; index from 0. Return false = no more.
+VMKD_API bool vmkd_register_at(enum vmkd_arch arch, size_t index, struct vmkd_register *ret);
 
 // One register of the current processor. Needs a stopped target; the first access after a stop blocks for a request, a set always.
 // Setting a part leaves the rest of the register as it is (as WinDbg does, and unlike the processor for 32-bit parts).
