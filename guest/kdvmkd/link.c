@@ -47,6 +47,7 @@ static void prepare(struct transport *t)
 {
 	struct area_head *h = area_head(&t->area);
 	link_lose(t);
+	t->is_asleep = false;
 	area_prepare(&t->area, t->machine, t->ctx);
 	h->call_flags = 0;
 	h->call_want = 0;
@@ -80,6 +81,11 @@ bool link_probe(struct transport *t)
 		return false;
 	}
 	return link_register(t);
+}
+
+bool link_find(struct transport *t)
+{
+	return t->is_asleep ? link_register(t) : link_probe(t);
 }
 
 bool link_ready(struct transport *t)

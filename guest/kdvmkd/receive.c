@@ -63,7 +63,7 @@ static bool is_called_anew(struct transport *t)
 
 static uint32_t wait_without_link(struct transport *t)
 {
-	if (is_called_anew(t) || link_probe(t)) {
+	if (is_called_anew(t) || link_find(t)) {
 		send_withdraw_question(t);
 		return t->link != LINK_NONE || link_register(t) ? RECEIVE_RESEND : RECEIVE_TIMEOUT;
 	}

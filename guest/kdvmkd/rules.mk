@@ -29,3 +29,8 @@ $(O)/guest/$(1)/kdvmkd.dll: $(call pe_objects,$(1),$(KDVMKD_CORE) $(KDVMKD_NT)) 
 endef
 $(eval $(call kdvmkd_dll_,x64))
 $(eval $(call kdvmkd_dll_,x86))
+
+# The same sources, driven by a scripted machine on the host.
+KDVMKD_FAKE := $(KDVMKD_CORE) guest/kdvmkd/fakehost.c
+$(call unit_test,kdvmkd_transport_refusal,$(KDVMKD_FAKE) guest/kdvmkd/transport_refusal_test.c,-lcmocka)
+$(call unit_test,kdvmkd_transport,$(KDVMKD_FAKE) guest/kdvmkd/transport_test.c,-lcmocka)

@@ -9,12 +9,6 @@ enum send_kind {
 	SEND_MUST,    // the same, and the kernel sends it again after RECEIVE_RESEND
 };
 
-// API numbers whose packets may be dropped (KD reference, section 1.9).
-#define API_PRINT_STRING 0x3230u
-#define API_LOAD_SYMBOLS 0x3031u
-#define API_CREATE_FILE 0x3430u
-#define API_PRINT_TRACE 0x3330u
-
 static uint32_t first_word(const struct send_packet *p)
 {
 	const uint8_t *b = p->hdr;
@@ -23,21 +17,21 @@ static uint32_t first_word(const struct send_packet *p)
 	return (uint32_t)b[0] | (uint32_t)b[1] << 8 | (uint32_t)b[2] << 16 | (uint32_t)b[3] << 24;
 }
 
+// Which packets may be dropped: KD reference, section 1.9. (The form of kernels before Windows 2000, type 1, is not carried.)
 static enum send_kind classify(const struct send_packet *p)
 {
 	uint32_t api = first_word(p);
 	switch (p->kd_type) {
-	case KD_MANIPULATE:
+	case KD_PACKET_MANIPULATE:
 		return SEND_REPLY;
-	case KD_DEBUG_IO:
-		return api == API_PRINT_STRING ? SEND_PRINT : SEND_MUST;
-	case KD_TRACE_IO:
-		return api == API_PRINT_TRACE ? SEND_PRINT : SEND_MUST;
-	case KD_STATE_CHANGE32:
-	case KD_STATE_CHANGE64:
-		return api == API_LOAD_SYMBOLS ? SEND_ASK : SEND_MUST;
-	case KD_FILE_IO:
-		return api == API_CREATE_FILE ? SEND_ASK : SEND_MUST;
+	case KD_PACKET_DEBUG_IO:
+		return api == KD_DEBUG_IO_PRINT ? SEND_PRINT : SEND_MUST;
+	case KD_PACKET_TRACE_IO:
+		return api == KD_TRACE_IO_PRINT ? SEND_PRINT : SEND_MUST;
+	case KD_PACKET_STATE_CHANGE:
+		return api == KD_STATE_LOAD_SYMBOLS ? SEND_ASK : SEND_MUST;
+	case KD_PACKET_FILE_IO:
+		return api == KD_FILE_IO_CREATE ? SEND_ASK : SEND_MUST;
 	default:
 		return SEND_MUST;
 	}
@@ -58,7 +52,7 @@ static void drop(struct transport *t)
 static void note_processor(struct transport *t, const struct send_packet *p)
 {
 	const uint8_t *b = p->hdr;
-	if (p->kd_type == KD_STATE_CHANGE64 && p->hdr_len >= 8)
+	if (p->kd_type == KD_PACKET_STATE_CHANGE && p->hdr_len >= 8)
 		area_head(&t->area)->processor = (uint32_t)b[6] | (uint32_t)b[7] << 8;
 }
 
@@ -142,7 +136,7 @@ static void send(struct transport *t, const struct send_packet *p)
 	if (kind != SEND_REPLY)
 		t->is_droppable_wait = is_droppable(kind);
 	note_processor(t, p);
-	if (!link_ready(t) && !link_probe(t) && is_droppable(kind)) {
+	if (!link_ready(t) && !link_find(t) && is_droppable(kind)) {
 		drop(t);
 		return;
 	}

@@ -87,7 +87,8 @@ void transport_sleep(struct transport *t)
 		(void)link_call(t, CALL_UNREGISTER, 0, 0); // whoever does not answer has no registration to end
 	link_lose(t);
 	area_retire(&t->area);
-	t->quiet_seconds = SLEEP_SECONDS;
+	t->quiet_seconds = SLEEP_SECONDS; // for polls
+	t->is_asleep = true;
 	transport_leave(t);
 }
 

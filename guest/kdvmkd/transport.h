@@ -25,6 +25,7 @@
 
 #include "guest/kdvmkd/area.h"
 #include "guest/kdvmkd/machine.h"
+#include "wire/kdapi.h"
 
 // ---- Bounds. Cycles are of a time stamp counter of unknown rate, 1 to 5 GHz in practice; the remarks say what 3 GHz makes of them.
 
@@ -51,9 +52,8 @@ enum link_kind { LINK_NONE = 0, LINK_PORTCALL, LINK_DEBUGCON };
 
 // ---- Packets and outcomes -----------------------------------------------------------------------
 
-// KD packet types (KD reference, section 1.3).
-enum { KD_STATE_CHANGE32 = 1, KD_MANIPULATE = 2, KD_DEBUG_IO = 3, KD_STATE_CHANGE64 = 7, KD_POLL_BREAKIN = 8, KD_TRACE_IO = 9,
-       KD_CONTROL_REQUEST = 10, KD_FILE_IO = 11 };
+// The packet type that KdReceivePacket's poll passes; it is never on the wire (KD reference, section 2.6).
+#define KD_POLL_BREAKIN 8u
 
 // What the kernel hands to KdSendPacket. All borrowed.
 struct send_packet {
@@ -92,6 +92,7 @@ struct transport {
 	uint32_t hello_count;      // debugcon: hellos since the last answer
 	uint32_t features;         // accepted by the host
 	uint32_t quiet_seconds;    // no probes for so long
+	bool is_asleep;            // unregistered by transport_sleep: a packet that comes all the same wakes the link
 	uint32_t silent_count;     // calls, or seconds of a wait, without an answer
 	bool is_nobody;            // the last answer was NOBODY, or there was none
 
@@ -119,8 +120,9 @@ void transport_start(struct transport *t);
 // KdDebuggerInitialize1 and later phases: polls need no port call from now on.
 void transport_phase1(struct transport *t);
 
-// Before the machine sleeps: the host forgets the area. After it has woken: register anew, also
-// where memory came back from an image that is older than what the host remembers.
+// Before the machine sleeps: the host forgets the area. A kernel that goes on sending (while it writes its hibernation
+// image) registers it anew by that. After the machine has woken: register anew, also where memory
+// came back from an image that is older than what the host remembers.
 void transport_sleep(struct transport *t);
 void transport_wake(struct transport *t);
 
@@ -155,6 +157,8 @@ bool transport_second(struct transport *t);
 bool link_register(struct transport *t);
 // The same, but only if a second has passed and nothing speaks against it.
 bool link_probe(struct transport *t);
+// The same for a packet or a wait, which also end a sleep.
+bool link_find(struct transport *t);
 // True if a call can be made: registered, at the pages where the module is now.
 bool link_ready(struct transport *t);
 void link_lose(struct transport *t);

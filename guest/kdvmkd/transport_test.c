@@ -1,0 +1,428 @@
+// SPDX-License-Identifier: MIT
+// What the transport does when all is well: links, dialogues, and above all how few calls it makes.
+#include "guest/kdvmkd/testtools.h"
+
+static void port_call_comes_first(void **state)
+{
+	(void)state;
+	start(true, true);
+	assert_int_equal(bench.t.link, LINK_PORTCALL);
+	assert_int_equal(bench.h.bytes, 0);
+	assert_works();
+}
+
+static void debugcon_is_found(void **state)
+{
+	(void)state;
+	start(false, true);
+	assert_int_equal(bench.t.link, LINK_DEBUGCON);
+	assert_int_equal(bench.h.hellos, 1);
+	assert_works();
+	assert_int_equal(bench.h.hellos, 1);
+	assert_int_equal(bench.h.protocol_errors, 0);
+}
+
+static void no_link_tells_the_kernel(void **state)
+{
+	(void)state;
+	start(false, false);
+	assert_false(bench.h.is_present);
+	for (uint32_t i = 0; i < 10; i++)
+		send_print(10);
+	send_load();
+	assert_int_equal(bench.t.area.dropped, 11);
+	assert_false(poll());
+	bench.h.has_hook = true;
+	assert_false(poll());
+	assert_int_equal(bench.h.calls, 0); // not yet a second
+	pass_second();
+	assert_false(poll());
+	assert_int_equal(bench.h.calls_of[CALL_REGISTER], 1);
+	assert_true(bench.h.is_present);
+	assert_works();
+}
+
+static void idle_guest_makes_heartbeats_only(void **state)
+{
+	(void)state;
+	static const uint32_t rates[] = { 64, 100, 1000 };
+	for (uint32_t r = 0; r < 3; r++) {
+		start(true, false);
+		uint32_t before = bench.h.calls;
+		for (uint32_t i = 0; i < 60 * rates[r]; i++) {
+			bench.h.interrupt_time += SECOND_100NS / rates[r];
+			assert_false(poll());
+		}
+		assert_in_range(bench.h.calls - before, 58, 61);
+		assert_int_equal(bench.h.calls - before, bench.h.calls_of[CALL_POLL]);
+	}
+}
+
+static void heartbeats_need_no_interrupt_time(void **state)
+{
+	(void)state;
+	start(true, false);
+	uint32_t before = bench.h.calls;
+	for (uint32_t i = 0; i < 1000; i++) {
+		bench.h.cycles += SECOND_CYCLES / 100;
+		assert_false(poll());
+	}
+	assert_in_range(bench.h.calls - before, 8, 11);
+}
+
+static void polls_are_calls_until_phase_1(void **state)
+{
+	(void)state;
+	setup(true, false);
+	transport_start(enter());
+	for (uint32_t i = 0; i < 50; i++)
+		assert_false(poll());
+	assert_int_equal(bench.h.calls_of[CALL_POLL], 50);
+	transport_phase1(enter());
+	assert_int_equal(fake_head(&bench.h)->guest_state & GUEST_PHASE1, GUEST_PHASE1);
+	for (uint32_t i = 0; i < 50; i++)
+		assert_false(poll());
+	assert_int_equal(bench.h.calls_of[CALL_POLL], 50);
+}
+
+static void boot_ends_without_being_told(void **state)
+{
+	(void)state;
+	setup(true, false);
+	transport_start(enter());
+	for (uint32_t i = 0; i < PHASE1_SECONDS; i++) {
+		pass_second();
+		assert_false(poll());
+	}
+	uint32_t calls = bench.h.calls;
+	assert_false(poll());
+	assert_int_equal(bench.h.calls, calls);
+}
+
+static void prints_ride_on_the_tick(void **state)
+{
+	(void)state;
+	start(true, false);
+	uint32_t before = bench.h.calls;
+	for (uint32_t i = 0; i < 100; i++)
+		send_print(64);
+	assert_int_equal(bench.h.calls, before);
+	assert_false(poll());
+	assert_int_equal(bench.h.calls, before + 1);
+	assert_int_equal(bench.h.got_count, 100);
+	assert_false(poll());
+	assert_int_equal(bench.h.calls, before + 1);
+}
+
+static void half_full_ring_is_collected(void **state)
+{
+	(void)state;
+	start(true, false);
+	for (uint32_t i = 0; i < 1000; i++)
+		send_print(64);
+	// 104 bytes each, a call per 16320 bytes
+	assert_in_range(bench.h.calls_of[CALL_EXCHANGE], 5, 7);
+	assert_false(poll());
+	assert_int_equal(bench.h.got_count, 1000);
+	for (uint32_t i = 0; i < 1000; i++)
+		assert_int_equal(bench.h.got[i].seq, bench.h.got[0].seq + i);
+	assert_int_equal(bench.t.area.dropped, 0);
+}
+
+static void one_call_per_transaction(void **state)
+{
+	(void)state;
+	start(true, false);
+	uint32_t before = bench.h.calls;
+	send_exception();
+	for (uint32_t i = 0; i < 50; i++) {
+		queue_request((uint8_t)i, i * 78);
+		assert_int_equal(receive(), RECEIVE_OK);
+		assert_int_equal(received_hdr[55], i);
+		assert_int_equal(received_len, i * 78);
+		send_reply(3944);
+	}
+	assert_int_equal(bench.h.calls - before, 50);
+	assert_int_equal(bench.h.got_count, 50); // the last reply is still in the ring
+}
+
+static void wait_carries_control_registers(void **state)
+{
+	(void)state;
+	start(true, false);
+	send_exception();
+	assert_int_equal(receive(), RECEIVE_TIMEOUT);
+	assert_int_equal(fake_head(&bench.h)->cr3, 0x1aa000);
+	assert_int_equal(fake_head(&bench.h)->efer, 0xd01);
+	assert_int_equal(bench.h.last_want, KD_PACKET_MANIPULATE);
+	assert_int_equal(bench.h.last_flags, CALL_F_WAIT);
+}
+
+static void retried_call_keeps_its_number(void **state)
+{
+	(void)state;
+	start(true, false);
+	send_exception();
+	fake_script(&bench.h, CODE_RETRY);
+	fake_script(&bench.h, CODE_RETRY);
+	queue_request(1, 0);
+	uint32_t calls = bench.h.calls, seq = bench.t.area.call_seq;
+	assert_int_equal(receive(), RECEIVE_OK);
+	assert_int_equal(bench.h.calls, calls + 3);
+	assert_int_equal(bench.h.last_seq, seq + 1);
+}
+
+static void host_codes_become_kernel_codes(void **state)
+{
+	(void)state;
+	start(true, false);
+	send_exception();
+	fake_script(&bench.h, CODE_TIMEOUT);
+	assert_int_equal(receive(), RECEIVE_TIMEOUT);
+	fake_script(&bench.h, CODE_RESEND);
+	assert_int_equal(receive(), RECEIVE_RESEND);
+	fake_script(&bench.h, CODE_REREGISTER);
+	assert_int_equal(receive(), RECEIVE_RESEND);
+	assert_int_equal(bench.h.calls_of[CALL_REGISTER], 2);
+}
+
+static void breakin_is_reported_once(void **state)
+{
+	(void)state;
+	start(true, false);
+	bench.h.is_breakin = true;
+	assert_false(poll()); // nobody has raised the flag, and no second has passed
+	fake_head(&bench.h)->attention = ATTENTION_BREAKIN;
+	assert_true(poll());
+	assert_int_equal(fake_head(&bench.h)->attention, 0);
+	assert_false(poll());
+	fake_head(&bench.h)->attention = ATTENTION_BREAKIN; // cancelled meanwhile
+	assert_false(poll());
+}
+
+static void absent_broker_sets_not_present(void **state)
+{
+	(void)state;
+	start(true, false);
+	assert_true(bench.h.is_present);
+	bench.h.has_broker = false;
+	uint32_t used = ring_used(&bench.t.area.tx);
+	send_load();
+	assert_false(bench.h.is_present);
+	assert_int_equal(ring_used(&bench.t.area.tx), used); // withdrawn
+	assert_int_equal(bench.t.area.dropped, 1);
+	uint32_t calls = bench.h.calls;
+	send_print(64);
+	for (uint32_t i = 0; i < 100; i++)
+		assert_false(poll()); // a print that nobody collects costs no call per tick
+	assert_in_range(bench.h.calls - calls, 0, 1);
+	bench.h.has_broker = true;
+	fake_head(&bench.h)->attention = ATTENTION_CALL;
+	assert_false(poll());
+	assert_true(bench.h.is_present);
+	assert_int_equal(bench.h.got_count, 1); // what was printed meanwhile was kept
+	assert_works();
+}
+
+static void broker_that_leaves_in_a_droppable_wait(void **state)
+{
+	(void)state;
+	start(true, false);
+	send_load();
+	assert_true(bench.h.is_present);
+	bench.h.has_broker = false;
+	assert_int_equal(receive(), RECEIVE_RESEND);
+	assert_int_equal(bench.h.last_flags, CALL_F_WAIT | CALL_F_DROPPABLE);
+	send_load();
+	assert_false(bench.h.is_present);
+}
+
+static void replies_do_not_change_what_may_be_dropped(void **state)
+{
+	(void)state;
+	start(true, false);
+	send_load();
+	queue_request(1, 0);
+	assert_int_equal(receive(), RECEIVE_OK);
+	send_reply(10);
+	assert_int_equal(receive(), RECEIVE_TIMEOUT);
+	assert_int_equal(bench.h.last_flags, CALL_F_WAIT | CALL_F_DROPPABLE);
+	send_exception();
+	assert_int_equal(receive(), RECEIVE_TIMEOUT);
+	assert_int_equal(bench.h.last_flags, CALL_F_WAIT);
+}
+
+static void full_ring_drops_prints_and_keeps_the_stop(void **state)
+{
+	(void)state;
+	start(true, false);
+	bench.h.has_broker = false;
+	for (uint32_t i = 0; i < 20; i++)
+		send_print(3900);
+	assert_in_range(bench.t.area.dropped, 10, 14);
+	send_exception();
+	bench.h.has_broker = true;
+	queue_request(1, 0);
+	uint32_t code = receive();
+	assert_int_equal(code, RECEIVE_OK);
+	assert_int_equal(bench.h.got[bench.h.got_count - 1].kd_type, KD_PACKET_STATE_CHANGE);
+	assert_works();
+}
+
+static void every_page_the_host_writes_is_touched(void **state)
+{
+	(void)state;
+	start(true, false);
+	send_exception();
+	for (uint32_t i = 0; i < 10; i++) {
+		uint32_t head = fake_head(&bench.h)->page.touch, rx[2], page = bench.t.area.rx.tail % (2 * AREA_PAGE_PAYLOAD) / AREA_PAGE_PAYLOAD;
+		for (uint32_t p = 0; p < 2; p++)
+			rx[p] = ((struct page_head *)bench.t.area.page[1 + AREA_TX_PAGES + p])->touch;
+		queue_request(1, 2000);
+		assert_int_equal(receive(), RECEIVE_OK);
+		assert_true(fake_head(&bench.h)->page.touch > head);
+		uint32_t last = (bench.t.area.rx.tail - 1) % (2 * AREA_PAGE_PAYLOAD) / AREA_PAGE_PAYLOAD;
+		assert_int_not_equal(((struct page_head *)bench.t.area.page[1 + AREA_TX_PAGES + page])->touch, rx[page]);
+		assert_int_not_equal(((struct page_head *)bench.t.area.page[1 + AREA_TX_PAGES + last])->touch, rx[last]);
+	}
+}
+
+static void moved_pages_are_registered_at_the_next_poll(void **state)
+{
+	(void)state;
+	start(true, false);
+	bench.h.gpa_offset += 0x40000000;
+	assert_false(poll());
+	assert_int_equal(bench.h.calls_of[CALL_REGISTER], 2);
+	fake_move(&bench.h);
+	assert_false(poll());
+	assert_int_equal(bench.h.calls_of[CALL_REGISTER], 3);
+	assert_true(fake_is_old_memory_untouched(&bench.h));
+	assert_works();
+	assert_true(fake_is_old_memory_untouched(&bench.h));
+}
+
+static void prints_survive_a_registration(void **state)
+{
+	(void)state;
+	start(true, false);
+	for (uint32_t i = 0; i < 50; i++) {
+		send_print(64);
+		if (i % 5 == 0)
+			fake_forget(&bench.h);
+		if (i % 7 == 0)
+			fake_move(&bench.h);
+		if (i % 3 == 0)
+			assert_false(poll());
+	}
+	assert_false(poll());
+	assert_int_equal(bench.h.got_count, 50);
+	for (uint32_t i = 0; i < 50; i++)
+		assert_int_equal(bench.h.got[i].seq, i + 1);
+}
+
+static void sleep_and_wake(void **state)
+{
+	(void)state;
+	start(true, false);
+	transport_sleep(enter());
+	assert_int_equal(bench.h.calls_of[CALL_UNREGISTER], 1);
+	assert_false(bench.h.is_registered);
+	assert_int_equal(fake_head(&bench.h)->magic, 0);
+	uint32_t calls = bench.h.calls;
+	for (uint32_t i = 0; i < 5; i++) {
+		pass_second();
+		assert_false(poll());
+	}
+	assert_int_equal(bench.h.calls, calls);
+	transport_wake(enter());
+	assert_true(bench.h.is_registered);
+	assert_works();
+	transport_sleep(enter());
+	send_print(10); // the kernel goes on while it writes its image
+	assert_true(bench.h.is_registered);
+	transport_sleep(enter());
+	for (uint32_t i = 0; i <= SLEEP_SECONDS; i++) {
+		pass_second();
+		assert_false(poll());
+	}
+	assert_true(bench.h.is_registered); // nobody ever said "awake"
+	assert_works();
+}
+
+static void suspicion_makes_one_call(void **state)
+{
+	(void)state;
+	start(true, false);
+	uint32_t calls = bench.h.calls;
+	transport_suspect(enter());
+	assert_false(poll());
+	assert_false(poll());
+	assert_int_equal(bench.h.calls, calls + 1);
+}
+
+static void debugcon_wait_rings_once(void **state)
+{
+	(void)state;
+	start(false, true);
+	send_exception();
+	bench.h.is_slow = true;
+	uint32_t rings = bench.h.rings;
+	for (uint32_t i = 0; i < 20; i++)
+		assert_int_equal(receive(), RECEIVE_TIMEOUT);
+	assert_int_equal(bench.h.rings, rings + 1);
+	queue_request(4, 9);
+	fake_answer_late(&bench.h);
+	assert_int_equal(receive(), RECEIVE_OK);
+	assert_int_equal(received_hdr[0], 4);
+	assert_works();
+}
+
+static void long_dialogue_wraps_both_rings(void **state)
+{
+	(void)state;
+	for (uint32_t way = 0; way < 2; way++) {
+		start(way == 0, way == 1);
+		send_exception();
+		for (uint32_t i = 0; i < 500; i++) {
+			queue_request((uint8_t)i, (i * 97) % 3900);
+			assert_int_equal(receive(), RECEIVE_OK);
+			assert_int_equal(received_hdr[3], (uint8_t)i);
+			send_reply((uint16_t)((i * 31) % 3944));
+		}
+		assert_int_equal(bench.h.protocol_errors, 0);
+		assert_int_equal(bench.t.area.refused, 0);
+	}
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(port_call_comes_first),
+		cmocka_unit_test(debugcon_is_found),
+		cmocka_unit_test(no_link_tells_the_kernel),
+		cmocka_unit_test(idle_guest_makes_heartbeats_only),
+		cmocka_unit_test(heartbeats_need_no_interrupt_time),
+		cmocka_unit_test(polls_are_calls_until_phase_1),
+		cmocka_unit_test(boot_ends_without_being_told),
+		cmocka_unit_test(prints_ride_on_the_tick),
+		cmocka_unit_test(half_full_ring_is_collected),
+		cmocka_unit_test(one_call_per_transaction),
+		cmocka_unit_test(wait_carries_control_registers),
+		cmocka_unit_test(retried_call_keeps_its_number),
+		cmocka_unit_test(host_codes_become_kernel_codes),
+		cmocka_unit_test(breakin_is_reported_once),
+		cmocka_unit_test(absent_broker_sets_not_present),
+		cmocka_unit_test(broker_that_leaves_in_a_droppable_wait),
+		cmocka_unit_test(replies_do_not_change_what_may_be_dropped),
+		cmocka_unit_test(full_ring_drops_prints_and_keeps_the_stop),
+		cmocka_unit_test(every_page_the_host_writes_is_touched),
+		cmocka_unit_test(moved_pages_are_registered_at_the_next_poll),
+		cmocka_unit_test(prints_survive_a_registration),
+		cmocka_unit_test(sleep_and_wake),
+		cmocka_unit_test(suspicion_makes_one_call),
+		cmocka_unit_test(debugcon_wait_rings_once),
+		cmocka_unit_test(long_dialogue_wraps_both_rings),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
