@@ -144,6 +144,32 @@ void nt_tick(struct hal_frame *frame);
  */
 void nt_freeze(struct hal_frame *frame);
 
+/*
+ * A KVM that is itself software (interprets guest instructions) may not know int3 and int N in long mode: the VM dies of
+ * a "KVM internal error". So kernel code that raises these traps itself writes, in assembly at CPL 0,
+ *     __asm__(HAL_SOFT_INT_BEFORE("3") "label:\n\t" "int3\n" HAL_SOFT_INT_BEHIND "ret");       vectors "3", "2C", "2D"
+ * which on such a machine (hal_lacks_soft_int) skips the instruction and enters the trap as if it had been executed: same
+ * frame, ip behind the instruction, all registers kept except arithmetic flags. Everywhere else the instruction
+ * runs. The instruction stands there in any case, for debuggers that look at it. Breakpoints that a debugger writes into
+ * running code cannot be helped this way: under such a KVM they end the VM. Basic
+ * asm only (no operands), once per function.
+ */
+#if HAL_X64
+extern uint8_t hal_lacks_soft_int;
+#define HAL_SOFT_INT_BEFORE(vector)                                                                      \
+    "cmpb $0, hal_lacks_soft_int(%rip)\n\t"                                                              \
+    "je 90f\n\t"                                                                                         \
+    "pushq %rax\n\t"                                                                                     \
+    "leaq 91f(%rip), %rax\n\t"                                                                           \
+    "xchgq %rax, (%rsp)\n\t"                                                                             \
+    "jmp hal_asm_raise_" vector "\n"                                                                      \
+    "90:\n\t"
+#define HAL_SOFT_INT_BEHIND "91:\n\t"
+#else
+#define HAL_SOFT_INT_BEFORE(vector) ""
+#define HAL_SOFT_INT_BEHIND ""
+#endif
+
 /* ---------------------------------------------------------------------------------------------- boot facts -- */
 
 struct hal_range {

@@ -23,7 +23,7 @@ TK_HAL  := $(filter-out %_x64.c %_x86.c testkernel/hal/fallback_nt.c,$(wildcard 
 # A file that ends in _x64 or _x86 belongs to that architecture alone.
 tk_kernel_sources = $(TK_CORE) $(TK_HAL) $(wildcard testkernel/hal/*_$(1).c testkernel/hal/entry_$(1).S) \
                     $(filter-out %_$(if $(filter x64,$(1)),x86,x64).c,$(TK_NT))
-tk_exports = $(firstword $(wildcard testkernel/nt/exports$(1).def) testkernel/hal/exports$(1).def)
+tk_exports = $(if $(TK_NT),testkernel/nt,testkernel/hal)/exports$(1).def
 
 define testkernel_arch
 $(O)/testkernel/$(1)/kernel/%.o: %.c

@@ -77,6 +77,38 @@ restore:
     add $48, %rsp
     iretq
 
+/*
+ * int 3, 2Ch, 2Dh without the instruction (see HAL_SOFT_INT in hal.h): on top of the stack lies the address to report.
+ * Builds what the CPU would have pushed, with all registers as they were.
+ */
+    .macro raise vector
+    .globl hal_asm_raise_\vector
+hal_asm_raise_\vector:
+    xchg %rax, (%rsp)
+    push %rbx
+    push %rcx
+    pushfq
+    pop %rcx
+    cli
+    mov %rsp, %rbx
+    and $-16, %rsp
+    push $0x18                          /* ss */
+    push %rbx
+    addq $24, (%rsp)                    /* sp before the caller pushed anything */
+    push %rcx                           /* flags */
+    push $0x10                          /* cs */
+    push %rax                           /* ip */
+    push $0
+    push $0x\vector
+    mov 16(%rbx), %rax
+    mov (%rbx), %rcx
+    mov 8(%rbx), %rbx
+    jmp trap_common
+    .endm
+    raise 3
+    raise 2C
+    raise 2D
+
 /* void hal_asm_capture(struct hal_frame *ret) */
     .globl hal_asm_capture
 hal_asm_capture:
@@ -141,8 +173,10 @@ hal_asm_user_leave:
 /* -------------------------------------------------------------------------------- instructions that may fault -- */
 
 /* Each returns 0, or 1 when its instruction raised #GP or #UD: hal_trap finds the address in hal_fixups. */
-    .globl hal_asm_rdmsr, hal_asm_wrmsr, hal_asm_write_cr0, hal_asm_write_cr3, hal_asm_write_cr4, hal_asm_write_cr8
+    .globl hal_asm_fault, hal_asm_rdmsr, hal_asm_wrmsr, hal_asm_write_cr0, hal_asm_write_cr3, hal_asm_write_cr4, hal_asm_write_cr8
     .globl hal_asm_write_dr6, hal_asm_write_dr7, hal_asm_refused, hal_fixups
+hal_asm_fault:
+f8: ud2
 hal_asm_rdmsr:                          /* (msr, uint64_t *ret) */
     mov %rdx, %r8
 f0: rdmsr
@@ -266,7 +300,7 @@ hal_ap_high:
     .section .rdata, "dr"
     .balign 8
 hal_fixups:
-    .quad f0, f1, f2, f3, f4, f5, f6, f7, 0
+    .quad f0, f1, f2, f3, f4, f5, f6, f7, f8, 0
 
     .bss
     .balign 16

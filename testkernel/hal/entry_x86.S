@@ -165,8 +165,10 @@ _hal_asm_user_leave:
 /* -------------------------------------------------------------------------------- instructions that may fault -- */
 
 /* Each returns 0, or 1 when its instruction raised #GP or #UD: hal_trap finds the address in hal_fixups. */
-    .globl _hal_asm_rdmsr, _hal_asm_wrmsr, _hal_asm_write_cr0, _hal_asm_write_cr3, _hal_asm_write_cr4
+    .globl _hal_asm_fault, _hal_asm_rdmsr, _hal_asm_wrmsr, _hal_asm_write_cr0, _hal_asm_write_cr3, _hal_asm_write_cr4
     .globl _hal_asm_write_dr6, _hal_asm_write_dr7, _hal_asm_refused, _hal_fixups
+_hal_asm_fault:
+f8: ud2
 _hal_asm_rdmsr:                         /* (msr, uint64_t *ret) */
     mov 4(%esp), %ecx
 f0: rdmsr
@@ -292,7 +294,7 @@ _hal_ap_high:
     .section .rdata, "dr"
     .balign 4
 _hal_fixups:
-    .long f0, f1, f2, f3, f4, f5, f6, 0
+    .long f0, f1, f2, f3, f4, f5, f6, f8, 0
 
     .bss
     .balign 16

@@ -80,6 +80,7 @@ void hal_asm_capture(struct hal_frame *ret);
 void hal_asm_user_enter(struct hal_frame *regs, uintptr_t *ret_sp);
 _Noreturn void hal_asm_user_leave(uintptr_t sp);
 _Noreturn void hal_asm_resume_at(const struct hal_frame *frame);
+int hal_asm_fault(void); /* always refused: for the self-test */
 int hal_asm_rdmsr(uint32_t msr, uint64_t *ret);
 int hal_asm_wrmsr(uint32_t msr, uint64_t value);
 int hal_asm_write_cr0(uintptr_t value);
