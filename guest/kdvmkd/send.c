@@ -66,14 +66,13 @@ static uint32_t record_len(const struct send_packet *p)
 // what is in it has had its chance.
 static bool make_room(struct transport *t, const struct send_packet *p, enum send_kind kind)
 {
-	uint32_t need = record_len(p);
-	for (uint32_t i = 0; ring_free(&t->area.tx) < need && i < ROOM_TURNS_MAX; i++) {
-		uint32_t code = link_call(t, CALL_EXCHANGE, 0, 0);
-		if (code == CODE_NOBODY || code == CODE_SILENT)
-			break;
-	}
-	if (ring_free(&t->area.tx) >= need)
-		return true;
+	uint32_t need = record_len(p), before;
+	do {
+		if (ring_free(&t->area.tx) >= need)
+			return true;
+		before = ring_free(&t->area.tx);
+		(void)link_call(t, CALL_EXCHANGE, 0, 0); // the room tells
+	} while (ring_free(&t->area.tx) > before);
 	if (is_droppable(kind))
 		return false;
 	area_discard(&t->area);

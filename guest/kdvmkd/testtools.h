@@ -83,12 +83,14 @@ static inline void assert_works(void)
 	h->script_at = h->script_count = 0;
 	h->has_broker = true;
 	h->queue_count = 0;
+	if (bench.t.link == LINK_DEBUGCON && bench.t.is_open)
+		fake_head(h)->attention |= ATTENTION_CALL; // a call got lost in the host; its successor asks for another
 	for (uint32_t i = 0; i < 40 && bench.t.link == LINK_NONE; i++) {
 		pass_second();
 		(void)poll(); // whether it finds a break-in is not the question yet
 	}
 	assert_int_not_equal(bench.t.link, LINK_NONE);
-	uint32_t got = h->got_count, refused = bench.t.area.refused;
+	uint32_t got = h->got_count;
 	uint32_t code = RECEIVE_RESEND;
 	for (uint32_t i = 0; i < 4 && code == RECEIVE_RESEND; i++) { // what went before may ask for one
 		send_exception();
@@ -99,6 +101,7 @@ static inline void assert_works(void)
 	assert_int_equal(code, RECEIVE_OK);
 	assert_int_equal(received_hdr[0], 0x5A);
 	assert_int_equal(received_len, 100);
+	uint32_t refused = bench.t.area.refused;
 	send_reply(60);
 	queue_request(0x5B, 0);
 	assert_int_equal(receive(), RECEIVE_OK);

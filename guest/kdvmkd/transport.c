@@ -25,7 +25,7 @@ void transport_enter_by_force(struct transport *t)
 	}
 	// Whoever was inside is the interrupted code below us or a CPU that is frozen for good.
 	area_count_refused(&t->area);
-	link_lose(t);
+	(void)link_register(t); // without success this entry goes on without a link
 }
 
 void transport_leave(struct transport *t)

@@ -40,7 +40,6 @@
 #define SPIN_MAX 2000000u                 // turns of any of these spins where the counter stands still
 #define RETRY_MAX 1000u                   // repetitions of a call answered RETRY within one entry
 #define REGISTER_TURNS_MAX 3u             // registrations within one entry
-#define ROOM_TURNS_MAX 64u                // exchanges to get room for a packet that must not be dropped
 #define REFUSED_SECONDS 10u               // between probes of a host that refuses the area
 #define VERSION_SECONDS 30u               // between probes of a host that speaks another version
 #define SLEEP_SECONDS 10u                 // after transport_sleep, if nobody ever calls transport_wake

