@@ -11,14 +11,15 @@
 
 __attribute__((naked, noinline)) void HAL_STDCALL DbgBreakPoint(void)
 {
-    __asm__("int3\n\tret");
+    __asm__(HAL_SOFT_INT_BEFORE("3") "int3\n" HAL_SOFT_INT_BEHIND "ret");
 }
 
 __attribute__((naked, noinline)) void HAL_STDCALL DbgBreakPointWithStatus(uint32_t status NT_UNUSED)
 {
-    __asm__(".globl RtlpBreakWithStatusInstruction\n"
+    __asm__(HAL_SOFT_INT_BEFORE("3")
+            ".globl RtlpBreakWithStatusInstruction\n"
             "RtlpBreakWithStatusInstruction:\n\t"
-            "int3\n\t"
+            "int3\n" HAL_SOFT_INT_BEHIND
             "ret");
 }
 
@@ -31,14 +32,15 @@ __attribute__((naked, noinline)) uintptr_t NtDebugService(uintptr_t service NT_U
             "movq %r8, %rdx\n\t"
             "movq %r9, %r8\n\t"
             "movq 0x28(%rsp), %r9\n\t"
-            "int $0x2D\n\t"
+            HAL_SOFT_INT_BEFORE("2D")
+            "int $0x2D\n" HAL_SOFT_INT_BEHIND
             "int3\n\t"
             "ret");
 }
 
 __attribute__((naked, noinline)) void NtAssert(void)
 {
-    __asm__("int $0x2C\n\tret");
+    __asm__(HAL_SOFT_INT_BEFORE("2C") "int $0x2C\n" HAL_SOFT_INT_BEHIND "ret");
 }
 
 #else
