@@ -432,15 +432,15 @@ static void add_link_stats(cJSON *json, const struct link_stats *stats)
 {
 	add_number(json, "port_calls", stats->port_calls);
 	add_number(json, "doorbells", stats->doorbells);
-	add_number(json, "packets_from_guest", stats->packets_out);
-	add_number(json, "packets_to_guest", stats->packets_in);
-	add_number(json, "bytes_from_guest", stats->bytes_out);
-	add_number(json, "bytes_to_guest", stats->bytes_in);
+	add_number(json, "packets_out", stats->packets_out);
+	add_number(json, "packets_in", stats->packets_in);
+	add_number(json, "bytes_out", stats->bytes_out);
+	add_number(json, "bytes_in", stats->bytes_in);
 	add_number(json, "answers_from_ram", 0);
 	add_number(json, "retries", stats->retries);
 	add_number(json, "registrations", stats->registrations);
-	add_number(json, "dropped_deliveries", stats->dropped_deliver);
-	add_number(json, "refused_guest_input", stats->refused);
+	add_number(json, "dropped_deliver", stats->dropped_deliver);
+	add_number(json, "refused", stats->refused);
 	add_number(json, "refused_cpl", stats->refused_cpl);
 	add_number(json, "refused_version", stats->refused_version);
 }

@@ -261,7 +261,7 @@ static void remove_files(const char *folder)
 	rmdir(folder); // stays if somebody keeps other things in it
 }
 
-bool vmdir_clean(const char *name)
+static void remove_if_dead(const char *name, bool spare_young)
 {
 	char folder[RUNDIR_PATH_MAX], lock[RUNDIR_PATH_MAX];
 	struct error *error = rundir_path(name, NULL, folder);
@@ -270,15 +270,16 @@ bool vmdir_clean(const char *name)
 	if (!error)
 		error = rundir_path(name, "lock", lock);
 	// The broker's lock is held while removing, so no broker settles in meanwhile.
-	if (!error && access(folder, F_OK) == 0 && !is_young(folder))
+	if (!error && access(folder, F_OK) == 0 && !(spare_young && is_young(folder)))
 		error = lock_file(lock, &fd, &pid);
-	if (error) {
-		error_free(error);
-		return false;
-	}
-	if (fd >= 0 && !vmdir_vm_is_alive(name, &pid))
+	if (!error && fd >= 0 && !vmdir_vm_is_alive(name, &pid))
 		remove_files(folder);
-	return access(folder, F_OK) < 0;
+	error_free(error);
+}
+
+void vmdir_remove(const char *name)
+{
+	remove_if_dead(name, false);
 }
 
 static int is_vm_folder(const struct dirent *entry)
@@ -306,7 +307,7 @@ struct error *vmdir_each(void (*fn)(void *arg, const char *name), void *arg)
 		if (vmdir_broker_pid(entries[i]->d_name) || vmdir_vm_is_alive(entries[i]->d_name, &pid))
 			fn(arg, entries[i]->d_name);
 		else
-			vmdir_clean(entries[i]->d_name);
+			remove_if_dead(entries[i]->d_name, true);
 		free(entries[i]);
 	}
 	free(entries);

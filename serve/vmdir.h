@@ -36,8 +36,8 @@ void vmdir_read_facts(const char *name, struct vm_facts *ret);
 bool vmdir_vm_is_alive(const char *name, int *ret_pid); // *ret_pid: 0 = unknown
 int vmdir_broker_pid(const char *name);                 // 0 = nobody serves it
 
-// Remove the folder of a VM that is dead and that nobody serves. -> true: it is gone (or never was).
-bool vmdir_clean(const char *name);
+// The VM has ended and its last broker is leaving (lock already let go): remove the folder unless somebody has settled in again.
+void vmdir_remove(const char *name);
 
 // Call fn for each VM folder, in the order of names, after removing the folders of dead VMs.
 ERROR_MUST_CHECK struct error *vmdir_each(void (*fn)(void *arg, const char *name), void *arg);

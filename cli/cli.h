@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: MIT
+// The sub-commands of vmkd. Each gets its own argv (argv[0] is the command's name) and returns the exit status: 0 done, 1
+// failed with one line on stderr, 2 wrong usage; `run` returns the VM's status.
+#ifndef CLI_CLI_H
+#define CLI_CLI_H
+
+int cli_run(int argc, char **argv);
+int cli_serve(int argc, char **argv);
+int cli_list(int argc, char **argv);
+int cli_stats(int argc, char **argv);
+
+#define CLI_USAGE_STATUS 2
+
+// "vmkd COMMAND: TEXT" and how to use it, on stderr. -> CLI_USAGE_STATUS.
+__attribute__((format(printf, 2, 3))) int cli_usage(const char *command, const char *format, ...);
+
+#endif

@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: MIT
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "cli/cli.h"
+#ifdef VMKD_HAS_CONSOLE
+#include "console/console.h"
+#endif
+#include "wire/link.h"
+
+#define VMKD_VERSION "0.1"
+
+struct command {
+	const char *name, *arguments, *does;
+	int (*fn)(int argc, char **argv);
+};
+
+static const struct command commands[] = {
+	{ "run", "[--link hook|debugcon] [--tcp ADDR:PORT] [--no-ram] NAME -- qemu-system-x86_64 ARGS...",
+	  "start a VM with the link in place and serve it until it ends", cli_run },
+	{ "serve", "NAME [--tcp ADDR:PORT] [--no-ram]", "serve a VM that was started with the library preloaded, or whose `vmkd run` died", cli_serve },
+	{ "list", "[--json]", "the VMs: name, pid, link, state, clients", cli_list },
+#ifdef VMKD_HAS_CONSOLE
+	{ "kd", "TARGET [-c COMMANDS]", "the console; TARGET is vm:NAME, unix:PATH, tcp:HOST:PORT or serial:DEVICE", console_main },
+#endif
+	{ "stats", "NAME [--json]", "counters since the start", cli_stats },
+};
+#define COMMAND_COUNT (sizeof(commands) / sizeof(commands[0]))
+
+static const struct command *find_command(const char *name)
+{
+	for (size_t i = 0; i < COMMAND_COUNT; i++)
+		if (strcmp(commands[i].name, name) == 0)
+			return &commands[i];
+	return NULL;
+}
+
+int cli_usage(const char *command, const char *format, ...)
+{
+	va_list ap;
+
+	fprintf(stderr, "vmkd %s: ", command);
+	va_start(ap, format);
+	vfprintf(stderr, format, ap);
+	va_end(ap);
+	fprintf(stderr, "; usage: vmkd %s %s\n", command, find_command(command)->arguments);
+	return CLI_USAGE_STATUS;
+}
+
+static int help(void)
+{
+	puts("vmkd: Windows kernel debugging inside VMs at the speed of memory\n");
+	for (size_t i = 0; i < COMMAND_COUNT; i++)
+		printf("  vmkd %s %s\n      %s\n", commands[i].name, commands[i].arguments, commands[i].does);
+	puts("  vmkd help | --version\n\n"
+	     "Runtime files: $VMKD_RUNTIME_DIR, else $XDG_RUNTIME_DIR/vmkd, else /tmp/vmkd-UID; NAME/kd.sock there is the KDCOM stream.");
+	return 0;
+}
+
+static int version(void)
+{
+	printf("vmkd %s (guest module ABI %u.%u, link %u)\n", VMKD_VERSION, AREA_VERSION_MAJOR, AREA_VERSION_MINOR, LINK_VERSION);
+	return 0;
+}
+
+int main(int argc, char **argv)
+{
+	const struct command *command = argc > 1 ? find_command(argv[1]) : NULL;
+
+	if (argc > 1 && (strcmp(argv[1], "help") == 0 || strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0))
+		return help();
+	if (argc > 1 && strcmp(argv[1], "--version") == 0)
+		return version();
+	if (!command) {
+		if (argc > 1)
+			fprintf(stderr, "vmkd: there is no command '%s'; `vmkd help` lists them\n", argv[1]);
+		else
+			fputs("vmkd: a command is missing; `vmkd help` lists them\n", stderr);
+		return CLI_USAGE_STATUS;
+	}
+	return command->fn(argc - 1, argv + 1);
+}
