@@ -426,6 +426,7 @@ class KdClient:
         self.files = {}         # .kdfiles: last component of the name, lower case -> bytes
         self.on_event = None    # called with every event
         self._version = None
+        self._int3 = None       # (processor, pc) of the hard-coded int3 that the present stop began with
 
     # -- connection --
 
@@ -508,6 +509,10 @@ class KdClient:
     def _note(self, event):
         if isinstance(event, StateChange):
             self.stop, self.is64 = event, event.is64
+            if isinstance(event, Stop) and event.code == BREAKPOINT and event.instructions[:1] == b"\xcc":
+                self._int3 = (event.processor, event.pc)
+            elif not isinstance(event, Stop) or event.code != WAKE_DEBUGGER:
+                self._int3 = None
         elif isinstance(event, Prompt):
             if event.text in self.answers:
                 self.answer_prompt(event, self.answers[event.text])
@@ -773,7 +778,7 @@ class KdClient:
         body = struct.pack("<IHHII", api, 0, self.stop.processor, 0, 0) + union.ljust(40, b"\0")
         # A running target does not answer repetitions; what it sends next tells that it runs.
         acknowledged = self.link.send(MANIPULATE, body, attempts=3)
-        self.stop = None
+        self.stop = self._int3 = None
         return acknowledged
 
     def go(self, status=DBG_CONTINUE, trace=False, dr7=None, first=0, last=0):
@@ -792,17 +797,19 @@ class KdClient:
         self.go(trace=True)
         return self.wait_stop(timeout)
 
-    def skip_int3(self):
-        """Moves PC behind the hard-coded int3 of the present stop, as every debugger must (section 6.5)."""
-        registers = self.get_context()
-        registers.pc += 1
-        self.set_context(registers)
+    def step_off_int3(self):
+        """Moves PC behind the hard-coded int3 that the present stop began with, as every debugger must (section 6.5)."""
+        if self._int3 is not None:
+            processor, pc = self._int3
+            registers = self.get_context(processor)
+            if self.extend(registers.pc) == pc:
+                registers.pc += 1
+                self.set_context(registers, processor)
+            self._int3 = None
 
     def resume(self):
-        """go(), and over the int3 first if that is what the target stands at."""
-        is_int3 = isinstance(self.stop, Stop) and self.stop.code == BREAKPOINT
-        if is_int3 and self.stop.instructions[:1] == b"\xcc":
-            self.skip_int3()
+        """go(), and over the int3 first on the CPU that stands at one, whichever CPU is selected now."""
+        self.step_off_int3()
         return self.go()
 
     def reboot(self):

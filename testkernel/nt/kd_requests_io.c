@@ -20,7 +20,7 @@ static ntstatus_t check_port(uint64_t address, uint32_t size)
         return STATUS_INVALID_PARAMETER;
     if ((address & (size - 1)) != 0)
         return STATUS_DATATYPE_MISALIGNMENT;
-    return address + size <= 0x10000 ? STATUS_SUCCESS : STATUS_INVALID_PARAMETER;
+    return address < 0x10000 ? STATUS_SUCCESS : STATUS_INVALID_PARAMETER; // aligned, so its end is below as well
 }
 
 static ntstatus_t port_read(uint64_t address, uint32_t *size, uint32_t *value)

@@ -27,6 +27,12 @@ static void run_printflood(uint64_t lines)
     DbgPrint("TK: flood done\n");
 }
 
+static void run_later(uint64_t seconds)
+{
+    scenario_wait_ticks((unsigned)(hal_option_number("hz", 64) * (seconds != 0 ? seconds : 1)));
+    DbgPrint("TK: later\n");
+}
+
 static void run_prompt(uint64_t arg)
 {
     char answer[80] = "";
@@ -58,6 +64,7 @@ const struct scenario scenarios_talk[] = {
     {.name = "break", .help = "DbgBreakPoint once", .run = run_break},
     {.name = "print", .help = "print=N numbered lines, 100 without N", .run = run_print},
     {.name = "printflood", .help = "printflood=N lines of 511 characters, 1000 without N", .run = run_printflood},
+    {.name = "later", .help = "later=N prints a line after N seconds, 1 without N", .run = run_later},
     {.name = "prompt", .help = "asks a question and prints the answer", .run = run_prompt},
     {.name = "command", .help = "DbgCommandString", .run = run_command},
     {0},
