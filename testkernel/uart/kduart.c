@@ -443,7 +443,12 @@ EXPORT int32_t HAL_STDCALL KdSave(uint8_t sleep_transition)
 
 EXPORT int32_t HAL_STDCALL KdRestore(uint8_t sleep_transition)
 {
-    return sleep_transition ? port_open() : SUCCESS; // the port lost its settings during sleep
+    if (!sleep_transition)
+        return SUCCESS;
+    // The port lost its settings, and this module's memory may be older than what the debugger has seen since.
+    next_id = INITIAL_ID | SYNC_ID;
+    expected_id = INITIAL_ID;
+    return port_open();
 }
 
 EXPORT int32_t HAL_STDCALL KdD0Transition(void)
