@@ -40,6 +40,7 @@ struct area {
 // rings start empty; later ones keep their positions.
 void area_bind(struct area *a, uint8_t *memory);
 
+// The head page, as both sides see it. Never NULL after area_bind.
 struct area_head *area_head(const struct area *a);
 
 // True if every page still lies where it was registered.
@@ -73,9 +74,13 @@ void area_discard(struct area *a);
 // -> RING_OK, RING_E_EMPTY, RING_E_RECORD (counted; register again).
 WIRE_MUST_CHECK int area_take(struct area *a, struct ring_packet *ret, uint8_t body[RECORD_BODY_MAX]);
 
+// One more break-in poll, or turn of a wait: a host tells by this number that the guest lives.
 void area_count_poll(struct area *a);
+// One more packet dropped because nobody listens.
 void area_count_dropped(struct area *a);
+// One more word or record of the host, or packet of the kernel, that cannot be.
 void area_count_refused(struct area *a);
-void area_set_state(struct area *a, uint32_t bits, bool is_set); // GUEST_*
+// Set or clear GUEST_* bits.
+void area_set_state(struct area *a, uint32_t bits, bool is_set);
 
 #endif

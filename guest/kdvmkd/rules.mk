@@ -16,16 +16,24 @@ KDVMKD_ENTRY_x64 := DllEntry
 KDVMKD_ENTRY_x86 := _DllEntry@12
 KDVMKD_BASE_x64 := 0x180000000
 KDVMKD_BASE_x86 := 0x10000000
+KDVMKD_MOVED_x64 := 0xFFFFF80123450000
+KDVMKD_MOVED_x86 := 0x80420000
 DLLTOOL_x64 ?= x86_64-w64-mingw32-dlltool
 DLLTOOL_x86 ?= i686-w64-mingw32-dlltool
 
 define kdvmkd_dll_
-ALL += $(O)/guest/$(1)/kdvmkd.dll
+ALL += $(O)/guest/$(1)/kdvmkd.dll $(O)/guest/$(1)/moved/kdvmkd.dll
+KDVMKD_OBJECTS_$(1) := $(call pe_objects,$(1),$(KDVMKD_CORE) $(KDVMKD_NT))
+KDVMKD_INPUTS_$(1) := $$(KDVMKD_OBJECTS_$(1)) guest/kdvmkd/exports-$(1).def $(O)/guest/$(1)/libntoskrnl.a
 $(O)/guest/$(1)/libntoskrnl.a: guest/kdvmkd/ntoskrnl-$(1).def
 	@mkdir -p $$(@D)
 	$$(DLLTOOL_$(1)) -k -d $$< -l $$@
-$(O)/guest/$(1)/kdvmkd.dll: $(call pe_objects,$(1),$(KDVMKD_CORE) $(KDVMKD_NT)) guest/kdvmkd/exports-$(1).def $(O)/guest/$(1)/libntoskrnl.a
+$(O)/guest/$(1)/kdvmkd.dll: $$(KDVMKD_INPUTS_$(1))
 	$$(MINGW_$(1)) $$(KDVMKD_LDFLAGS) -Wl,--image-base,$$(KDVMKD_BASE_$(1)) -Wl,--entry,$$(KDVMKD_ENTRY_$(1)) -o $$@ $$^
+# Linked at another base, for tools/check-pe alone: relocated there, the file above must be this one.
+$(O)/guest/$(1)/moved/kdvmkd.dll: $$(KDVMKD_INPUTS_$(1))
+	@mkdir -p $$(@D)
+	$$(MINGW_$(1)) $$(KDVMKD_LDFLAGS) -Wl,--image-base,$$(KDVMKD_MOVED_$(1)) -Wl,--entry,$$(KDVMKD_ENTRY_$(1)) -o $$@ $$^
 endef
 $(eval $(call kdvmkd_dll_,x64))
 $(eval $(call kdvmkd_dll_,x86))
