@@ -67,6 +67,7 @@ void call_cut(struct call *c, uint32_t gone)
 static uint32_t conclude(struct call *c, uint32_t code, uint32_t seq)
 {
 	untake(c);
+	c->area.tx.head = c->area.tx.tail; // the guest may withdraw what was not collected: its head is read anew with each call
 	c->seq = seq;
 	if (area_write_reply(&c->area, c->has_broker ? HOST_F_LISTENER : 0, code, seq)) {
 		call_cut(c, LINK_GONE_AREA);

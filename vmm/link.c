@@ -18,6 +18,9 @@
 #include "vmm/park.h"
 
 #define THREAD_STACK (64u * 1024u) // the thread calls nothing deep
+// While the guest is stopped its vCPU reads the socket. One that got a packet and then never calls again (it died of it) would leave
+// the broker unheard, so the thread looks once in a while.
+#define LOOK_MS 1000
 
 static struct link {
 	char name[LINK_NAME_MAX];
@@ -245,7 +248,7 @@ static void accept_broker(void)
 
 // ---- The thread ---------------------------------------------------------------------------------
 
-// While the guest is stopped, what comes belongs to a vCPU; while one sleeps on the socket, even its end does.
+// While the guest is stopped, what comes is for its vCPU; while one sleeps on the socket, even the end is.
 static short events_to_watch(void)
 {
 	short events = call_is_stopped(&hook.call) ? 0 : POLLIN;
@@ -261,14 +264,14 @@ void link_settle(void)
 		(void)eventfd_write(at.wake_fd, 1); // fails only when it is set already
 }
 
+// A message for a wait stays in the socket until the guest repeats the call; the end of the broker does not.
 static void serve(short broker_events)
 {
-	// A message for a wait stays in the socket until the guest repeats the call; the end of the broker does not.
-	if (broker_events && !hook.has_sleeper) {
-		if (!call_is_awaited(&hook.call) || broker_events & (POLLHUP | POLLERR))
-			link_receive();
-		link_settle();
-	}
+	if (hook.has_sleeper)
+		return;
+	if (!call_is_awaited(&hook.call) || broker_events & (POLLHUP | POLLERR))
+		link_receive();
+	link_settle();
 }
 
 static void *thread_main(void *unused)
@@ -282,15 +285,15 @@ static void *thread_main(void *unused)
 			{ .fd = at.wake_fd, .events = POLLIN },
 			{ .fd = hook.has_sleeper ? -1 : at.fd, .events = at.watched },
 		};
+		int timeout_ms = at.fd >= 0 && call_is_stopped(&hook.call) ? LOOK_MS : -1;
 		pthread_mutex_unlock(&hook.lock);
-		if (poll(fds, 3, -1) < 0)
+		if (poll(fds, 3, timeout_ms) < 0)
 			continue;
 		pthread_mutex_lock(&hook.lock);
 		eventfd_t ignored;
 		if (fds[1].revents)
 			(void)eventfd_read(at.wake_fd, &ignored); // it says only: look again
-		if (fds[2].fd == at.fd)
-			serve(fds[2].revents);
+		serve(fds[2].fd == at.fd ? fds[2].revents : 0);
 		if (fds[0].revents)
 			accept_broker();
 		park_wake();

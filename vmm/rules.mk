@@ -4,3 +4,9 @@ VMM_CORE := vmm/area.c vmm/call.c wire/ring.c
 VMM_HOOK := vmm/hook.c vmm/vm.c vmm/park.c vmm/link.c
 
 $(call host_library,libvmkd-vmm.so,$(VMM_HOOK) $(VMM_CORE),-ldl,vmm/libvmkd-vmm.map)
+
+# The hook's test runs a guest under the real /dev/kvm. A sanitizer's runtime and a preloaded library do not go together.
+ifeq ($(SAN),)
+$(call unit_test,vmm-hook,vmm/hook_test.c vmm/fake_guest.c wire/ring.c,-lcmocka)
+$(O)/tests/vmm-hook: | $(O)/libvmkd-vmm.so
+endif

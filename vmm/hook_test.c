@@ -1,0 +1,948 @@
+// SPDX-License-Identifier: MIT
+// libvmkd-vmm.so under a real /dev/kvm: this program is the VMM (it starts itself again with the library preloaded), a
+// few instructions of long mode are the guest, and the test plays the broker on the socket. Exit status 77: no KVM here.
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+// cmocka wants the four above first
+#include <cmocka.h>
+
+#include <errno.h>
+#include <fcntl.h>
+#include <libgen.h>
+#include <linux/kvm.h>
+#include <poll.h>
+#include <pthread.h>
+#include <semaphore.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "vmm/fake_guest.h"
+#include "wire/kdapi.h"
+#include "wire/link.h"
+
+#define SKIPPED 77
+#define RAM_SIZE (4u << 20)
+#define EXTRA_GPA (16u << 20) // a second slot, for areas whose memory goes away
+#define EXTRA_SIZE (1u << 20)
+#define TABLES 0x2000u // page tables: PML4, PDPT, PD
+#define CODE 0x8000u
+#define BLOCK 0x9000u  // struct block
+#define AREA_FIRST 16u // page of the first area
+#define EXIT_PORT 0x10u
+
+// The registers of one port call, which the guest's code loads, and its result.
+struct block {
+	uint32_t eax, ebx, ecx, edx, esi, edi, result;
+};
+
+// loop: load the registers from the block, in eax,dx, store eax, out 0x10,al (which returns to the VMM), again.
+static const uint8_t guest_code[] = {
+	0xBD, 0x00, 0x90, 0x00, 0x00, // mov ebp, BLOCK
+	0x8B, 0x45, 0x00,             // mov eax, [rbp]
+	0x8B, 0x5D, 0x04,             // mov ebx, [rbp+4]
+	0x8B, 0x4D, 0x08,             // mov ecx, [rbp+8]
+	0x8B, 0x55, 0x0C,             // mov edx, [rbp+12]
+	0x8B, 0x75, 0x10,             // mov esi, [rbp+16]
+	0x8B, 0x7D, 0x14,             // mov edi, [rbp+20]
+	0xED,                         // in eax, dx
+	0x89, 0x45, 0x18,             // mov [rbp+24], eax
+	0xE6, EXIT_PORT,              // out 0x10, al
+	0xEB, 0xE1,                   // jmp loop
+};
+
+enum run_end { RUN_DONE, RUN_KICKED, RUN_LEFT_TO_VMM, RUN_SHUTDOWN, RUN_FAILED };
+
+struct cpu {
+	int fd;
+	struct kvm_run *run;
+	struct block *block;
+	pthread_t thread;
+	sem_t start, ended;
+	enum run_end end;
+	bool is_over;
+};
+
+static struct machine {
+	int vm_fd, run_size;
+	uint8_t *ram, *extra;
+	struct cpu cpu[2];
+	struct fake_guest guest;
+} m;
+
+static char socket_path[108];
+
+// ---- The VMM ------------------------------------------------------------------------------------
+
+static __thread struct kvm_run *kicked_run;
+
+// As QEMU does it: the handler runs in the vCPU's thread and makes the next KVM_RUN return at once.
+static void on_kick(int signal_number)
+{
+	(void)signal_number;
+	if (kicked_run)
+		__atomic_store_n(&kicked_run->immediate_exit, 1, __ATOMIC_SEQ_CST);
+}
+
+static enum run_end run_once(struct cpu *c)
+{
+	if (ioctl(c->fd, KVM_RUN, 0)) {
+		if (errno != EINTR)
+			return RUN_FAILED;
+		__atomic_store_n(&c->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
+		return RUN_KICKED;
+	}
+	if (c->run->exit_reason == KVM_EXIT_SHUTDOWN)
+		return RUN_SHUTDOWN;
+	if (c->run->exit_reason != KVM_EXIT_IO)
+		return RUN_FAILED;
+	if (c->run->io.port == EXIT_PORT)
+		return RUN_DONE;
+	// What QEMU's bus says where nothing answers.
+	memset((uint8_t *)c->run + c->run->io.data_offset, 0xFF, c->run->io.size);
+	return RUN_LEFT_TO_VMM;
+}
+
+static void *cpu_main(void *arg)
+{
+	struct cpu *c = arg;
+	kicked_run = c->run;
+	for (;;) {
+		sem_wait(&c->start);
+		if (c->is_over)
+			return NULL;
+		c->end = run_once(c);
+		sem_post(&c->ended);
+	}
+}
+
+static void cpu_start(struct cpu *c)
+{
+	sem_post(&c->start);
+}
+
+static enum run_end cpu_end(struct cpu *c)
+{
+	while (sem_wait(&c->ended))
+		;
+	return c->end;
+}
+
+static enum run_end cpu_run(struct cpu *c)
+{
+	cpu_start(c);
+	return cpu_end(c);
+}
+
+// -> true: the vCPU has not come back within `ms`, which is no proof but what a test can know.
+static bool cpu_is_away(struct cpu *c, int ms)
+{
+	struct timespec t;
+	clock_gettime(CLOCK_REALTIME, &t);
+	t.tv_nsec += (long)ms * 1000000;
+	t.tv_sec += t.tv_nsec / 1000000000;
+	t.tv_nsec %= 1000000000;
+	if (sem_timedwait(&c->ended, &t))
+		return true;
+	sem_post(&c->ended);
+	return false;
+}
+
+static int set_slot(uint32_t slot, uint64_t gpa, uint64_t size, void *host)
+{
+	struct kvm_userspace_memory_region r = {
+		.slot = slot, .guest_phys_addr = gpa, .memory_size = size, .userspace_addr = (uintptr_t)host,
+	};
+	return ioctl(m.vm_fd, KVM_SET_USER_MEMORY_REGION, &r);
+}
+
+static void write64(uint64_t gpa, uint64_t value)
+{
+	memcpy(m.ram + gpa, &value, sizeof(value));
+}
+
+// The first 32 MiB, one to one, in pages of 2 MiB that user mode may use.
+static void write_tables(void)
+{
+	write64(TABLES, (TABLES + 0x1000) | 7);
+	write64(TABLES + 0x1000, (TABLES + 0x2000) | 7);
+	for (uint64_t i = 0; i < 16; i++)
+		write64(TABLES + 0x2000 + 8 * i, i << 21 | 0x87);
+}
+
+static struct kvm_segment flat_segment(uint16_t selector, uint8_t type, uint8_t dpl)
+{
+	return (struct kvm_segment){
+		.limit = 0xFFFFFFFF, .selector = (uint16_t)(selector | dpl), .type = type, .present = 1, .dpl = dpl,
+		.s = 1, .g = 1, .l = type & 8 ? 1 : 0, .db = type & 8 ? 0 : 1,
+	};
+}
+
+static void set_cpl(struct cpu *c, uint8_t cpl)
+{
+	struct kvm_sregs s;
+	assert_int_equal(ioctl(c->fd, KVM_GET_SREGS, &s), 0);
+	s.cr3 = TABLES;
+	s.cr4 = 1 << 5;                      // PAE
+	s.cr0 = 0x80000033;                  // PG, NE, ET, MP, PE
+	s.efer = 0x500;                      // LMA, LME
+	s.cs = flat_segment(8, 11, cpl);
+	s.ss = s.ds = s.es = flat_segment(16, 3, cpl);
+	assert_int_equal(ioctl(c->fd, KVM_SET_SREGS, &s), 0);
+	struct kvm_regs r = { .rip = CODE, .rflags = 0x3002 }; // IOPL 3: the port is open to user mode
+	assert_int_equal(ioctl(c->fd, KVM_SET_REGS, &r), 0);
+}
+
+static void cpu_create(struct cpu *c, uint32_t index)
+{
+	c->fd = ioctl(m.vm_fd, KVM_CREATE_VCPU, (unsigned long)index);
+	assert_true(c->fd >= 0);
+	c->run = mmap(NULL, (size_t)m.run_size, PROT_READ | PROT_WRITE, MAP_SHARED, c->fd, 0);
+	assert_true(c->run != MAP_FAILED);
+	c->block = (struct block *)(m.ram + BLOCK);
+	sem_init(&c->start, 0, 0);
+	sem_init(&c->ended, 0, 0);
+	set_cpl(c, 0);
+	assert_int_equal(pthread_create(&c->thread, NULL, cpu_main, c), 0);
+}
+
+static void machine_create(int kvm_fd)
+{
+	m.vm_fd = ioctl(kvm_fd, KVM_CREATE_VM, 0);
+	assert_true(m.vm_fd >= 0);
+	m.run_size = ioctl(kvm_fd, KVM_GET_VCPU_MMAP_SIZE, 0);
+	m.ram = mmap(NULL, RAM_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	m.extra = mmap(NULL, EXTRA_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	assert_int_equal(set_slot(0, 0, RAM_SIZE, m.ram), 0);
+	assert_int_equal(set_slot(1, EXTRA_GPA, EXTRA_SIZE, m.extra), 0);
+	write_tables();
+	memcpy(m.ram + CODE, guest_code, sizeof(guest_code));
+	cpu_create(&m.cpu[0], 0);
+	cpu_create(&m.cpu[1], 1);
+}
+
+// ---- The guest ----------------------------------------------------------------------------------
+
+static void load_block(uint32_t fn, uint32_t ebx, uint32_t esi, uint32_t edi)
+{
+	*m.cpu[0].block = (struct block){
+		.eax = PORTCALL_MAGIC, .ebx = ebx, .ecx = fn << 16 | PORTCALL_COMMAND, .edx = PORTCALL_PORT,
+		.esi = esi, .edi = edi, .result = 0xDEADBEEF,
+	};
+}
+
+static void load_register(void)
+{
+	(void)fake_guest_call(&m.guest, CALL_REGISTER, 0, 0);
+	uint64_t gpa = fake_guest_head(&m.guest).v;
+	load_block(CALL_REGISTER, (uint32_t)gpa, (uint32_t)(gpa >> 32), AREA_VERSION);
+}
+
+static void load_call(uint32_t fn, uint32_t flags, uint32_t want)
+{
+	load_block(fn, fake_guest_call(&m.guest, fn, flags, want), 0, 0);
+}
+
+static uint32_t result(void)
+{
+	return m.cpu[0].block->result;
+}
+
+static void assert_code(uint32_t code)
+{
+	assert_int_equal(cpu_run(&m.cpu[0]), RUN_DONE);
+	assert_int_equal(result(), RESULT_TAG | code);
+}
+
+static void layout_area(uint8_t *ram, uint64_t gpa, uint32_t first)
+{
+	static uint64_t nonce = 0x1234567800000000;
+	fake_guest_init(&m.guest, ram, gpa, first, 4, 2, ++nonce);
+}
+
+static void register_area(void)
+{
+	layout_area(m.ram, 0, AREA_FIRST);
+	load_register();
+	assert_code(CODE_OK);
+}
+
+// ---- The broker ---------------------------------------------------------------------------------
+
+struct broker {
+	int fd;
+	struct link_head head; // of the last message read
+	uint8_t body[LINK_BODY_MAX];
+};
+
+static int broker_connect(void)
+{
+	struct sockaddr_un a = { .sun_family = AF_UNIX };
+	int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+	snprintf(a.sun_path, sizeof(a.sun_path), "%s", socket_path);
+	assert_int_equal(connect(fd, (struct sockaddr *)&a, sizeof(a)), 0);
+	return fd;
+}
+
+static void broker_send(struct broker *b, struct link_head head, const void *body)
+{
+	uint8_t bytes[sizeof(head) + LINK_BODY_MAX];
+	memcpy(bytes, &head, sizeof(head));
+	if (body)
+		memcpy(bytes + sizeof(head), body, head.body_len);
+	assert_int_equal(send(b->fd, bytes, sizeof(head) + head.body_len, MSG_NOSIGNAL),
+	                 (ssize_t)(sizeof(head) + head.body_len));
+}
+
+// The next message; its type, or 0 at the end of the stream.
+static uint16_t broker_read(struct broker *b)
+{
+	uint8_t bytes[sizeof(b->head) + LINK_BODY_MAX];
+	ssize_t len = recv(b->fd, bytes, sizeof(bytes), 0);
+	if (len <= 0)
+		return 0;
+	assert_true((size_t)len >= sizeof(b->head));
+	memcpy(&b->head, bytes, sizeof(b->head));
+	assert_int_equal(b->head.body_len, (size_t)len - sizeof(b->head));
+	memcpy(b->body, bytes + sizeof(b->head), b->head.body_len);
+	return b->head.type;
+}
+
+static struct link_hello broker_hello(struct broker *b)
+{
+	struct link_hello hello;
+	b->fd = broker_connect();
+	assert_int_equal(broker_read(b), LINK_HELLO);
+	assert_int_equal(b->head.body_len, sizeof(hello));
+	memcpy(&hello, b->body, sizeof(hello));
+	return hello;
+}
+
+static struct link_stats broker_stats(struct broker *b)
+{
+	struct link_stats stats;
+	broker_send(b, (struct link_head){ .type = LINK_STATS_GET }, NULL);
+	while (broker_read(b) != LINK_STATS)
+		;
+	memcpy(&stats, b->body, sizeof(stats));
+	return stats;
+}
+
+// Attached when this returns: an answer to a question proves it.
+static struct link_hello broker_attach(struct broker *b)
+{
+	struct link_hello hello = broker_hello(b);
+	broker_send(b, (struct link_head){ .type = LINK_ATTACH, .seq = LINK_VERSION }, NULL);
+	return hello;
+}
+
+static void broker_deliver(struct broker *b, uint16_t flags, const void *body, uint32_t len)
+{
+	broker_send(b, (struct link_head){
+		.type = LINK_DELIVER, .flags = flags, .kd_type = KD_PACKET_MANIPULATE, .hdr_len = KD_MANIPULATE_SIZE,
+		.body_len = len,
+	}, body);
+}
+
+// A broker in a process of its own that attaches and then reads nothing.
+static pid_t broker_spawn(void)
+{
+	int fds[2];
+	assert_int_equal(pipe(fds), 0);
+	pid_t pid = fork();
+	assert_true(pid >= 0);
+	if (pid == 0) {
+		struct broker b;
+		(void)broker_attach(&b);
+		(void)!write(fds[1], "", 1);
+		for (;;)
+			pause();
+	}
+	char byte;
+	close(fds[1]);
+	assert_int_equal(read(fds[0], &byte, 1), 1);
+	close(fds[0]);
+	return pid;
+}
+
+static void broker_kill(pid_t pid)
+{
+	kill(pid, SIGKILL);
+	assert_int_equal(waitpid(pid, NULL, 0), pid);
+}
+
+// The library has seen the last broker's end: the next one is greeted. Bounded only against a hang.
+static void wait_until_free(void)
+{
+	for (int i = 0; i < 2000; i++) {
+		struct broker b = { .fd = broker_connect() };
+		uint16_t type = broker_read(&b);
+		close(b.fd);
+		if (type == LINK_HELLO)
+			return;
+		usleep(5000);
+	}
+	fail_msg("%s", "the library holds on to a broker that is gone");
+}
+
+static void kick(struct cpu *c)
+{
+	pthread_kill(c->thread, SIGUSR1);
+}
+
+// ---- Tests --------------------------------------------------------------------------------------
+
+static const uint8_t print_header[KD_DEBUG_IO_SIZE] = { 0x30, 0x32 };
+static const uint8_t request[KD_MANIPULATE_SIZE + 8] = { 0x30, 0x31, 0, 0, 1, 2, 3, 4 };
+
+static void send_print(const char *text)
+{
+	uint8_t body[KD_DEBUG_IO_SIZE + 64];
+	memcpy(body, print_header, sizeof(print_header));
+	memcpy(body + sizeof(print_header), text, strlen(text));
+	fake_guest_send(&m.guest, KD_PACKET_DEBUG_IO, KD_DEBUG_IO_SIZE, body,
+	                (uint32_t)(sizeof(print_header) + strlen(text)));
+}
+
+static void send_state_change(void)
+{
+	static const uint8_t body[KD_STATE_CHANGE_SIZE] = { 0x30, 0x30 };
+	fake_guest_send(&m.guest, KD_PACKET_STATE_CHANGE, KD_STATE_CHANGE_SIZE, body, sizeof(body));
+}
+
+// Bring the guest into a wait that broker b knows of. The vCPU is in it when this returns.
+static void start_wait(struct broker *b)
+{
+	send_state_change();
+	load_call(CALL_EXCHANGE, CALL_F_WAIT, KD_PACKET_MANIPULATE);
+	cpu_start(&m.cpu[0]);
+	if (b) {
+		while (broker_read(b) != LINK_PACKET)
+			assert_int_not_equal(b->head.type, 0);
+		assert_int_equal(b->head.kd_type, KD_PACKET_STATE_CHANGE);
+		assert_true(b->head.flags & LINK_F_WAITS);
+	}
+}
+
+static void assert_request_taken(void)
+{
+	struct ring_packet packet;
+	uint8_t body[RECORD_BODY_MAX];
+	assert_int_equal(fake_guest_take(&m.guest, &packet, body), (int)sizeof(request));
+	assert_memory_equal(body, request, sizeof(request));
+	assert_int_equal(packet.kd_type, KD_PACKET_MANIPULATE);
+}
+
+// Kick the vCPU until the call that it is in, or is about to make, has been answered RETRY. A kick that
+// comes before the call ends that KVM_RUN only, and the next one goes into the wait.
+static void kick_out(void)
+{
+	do {
+		kick(&m.cpu[0]);
+		assert_int_equal(cpu_end(&m.cpu[0]), RUN_KICKED); // a lost kick hangs here
+		cpu_start(&m.cpu[0]);
+	} while (cpu_is_away(&m.cpu[0], 50));
+	assert_int_equal(cpu_end(&m.cpu[0]), RUN_DONE);
+	assert_int_equal(result(), RESULT_TAG | CODE_RETRY);
+}
+
+static void end_broker(struct broker *b)
+{
+	close(b->fd);
+	wait_until_free();
+}
+
+static int leave_area(void **state)
+{
+	(void)state;
+	load_call(CALL_UNREGISTER, 0, 0);
+	(void)cpu_run(&m.cpu[0]); // OK, or REREGISTER where the test ended the registration
+	return 0;
+}
+
+static void other_commands_are_left_to_the_vmm(void **state)
+{
+	(void)state;
+	load_block(CALL_POLL, 0, 0, 0);
+	m.cpu[0].block->ecx = 0x0A; // VMware's GETVERSION
+	assert_int_equal(cpu_run(&m.cpu[0]), RUN_LEFT_TO_VMM);
+	assert_int_equal(cpu_run(&m.cpu[0]), RUN_DONE);
+	assert_int_equal(result(), 0xFFFFFFFF);
+	load_block(CALL_POLL, 0, 0, 0);
+	m.cpu[0].block->eax = 0x12345678;
+	assert_int_equal(cpu_run(&m.cpu[0]), RUN_LEFT_TO_VMM);
+	assert_int_equal(cpu_run(&m.cpu[0]), RUN_DONE);
+}
+
+static void user_mode_is_left_to_the_vmm_and_counted(void **state)
+{
+	(void)state;
+	struct broker b;
+	register_area();
+	broker_attach(&b);
+	struct link_stats before = broker_stats(&b);
+	set_cpl(&m.cpu[0], 3);
+	load_call(CALL_POLL, 0, 0);
+	enum run_end end = cpu_run(&m.cpu[0]);
+	set_cpl(&m.cpu[0], 0);
+	if (end != RUN_LEFT_TO_VMM) {
+		end_broker(&b);
+		print_message("this KVM does not let user mode at a port (end %d)\n", end);
+		skip();
+	}
+	struct link_stats after = broker_stats(&b);
+	assert_int_equal(after.refused_cpl, before.refused_cpl + 1);
+	assert_int_equal(after.port_calls, before.port_calls);
+	end_broker(&b);
+}
+
+static void bad_addresses_are_refused(void **state)
+{
+	(void)state;
+	static const uint64_t bad[] = { 0, 1, 0x5000, RAM_SIZE, 0xFFFFFFFFFFFFF000, UINT64_MAX, 0xFEC00000 };
+	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		load_block(CALL_REGISTER, (uint32_t)bad[i], (uint32_t)(bad[i] >> 32), AREA_VERSION);
+		assert_code(CODE_REFUSED);
+	}
+	load_block(CALL_REGISTER, 0, 0, 2u << 16);
+	assert_code(CODE_VERSION);
+	load_block(99, 0, 0, 0);
+	assert_code(CODE_REREGISTER);
+}
+
+static void without_broker_calls_say_nobody(void **state)
+{
+	(void)state;
+	register_area();
+	send_print("kept");
+	load_call(CALL_EXCHANGE, 0, 0);
+	assert_code(CODE_NOBODY);
+	load_call(CALL_POLL, 0, 0);
+	assert_code(CODE_NOBODY);
+	assert_int_equal(m.guest.head->tx_tail, 0);
+}
+
+static void packets_and_waits_reach_the_broker(void **state)
+{
+	(void)state;
+	struct broker b;
+	struct link_hello hello = broker_attach(&b);
+	assert_int_equal(hello.version, LINK_VERSION);
+	assert_int_equal(hello.pid, getpid());
+	assert_string_equal(hello.name, "hooktest");
+	register_area();
+	assert_int_equal(broker_read(&b), LINK_REGISTERED);
+	send_print("hello");
+	start_wait(NULL);
+	assert_int_equal(broker_read(&b), LINK_PACKET);
+	assert_int_equal(b.head.kd_type, KD_PACKET_DEBUG_IO);
+	assert_memory_equal(b.body + KD_DEBUG_IO_SIZE, "hello", 5);
+	assert_false(b.head.flags & LINK_F_WAITS);
+	assert_int_equal(broker_read(&b), LINK_PACKET);
+	assert_int_equal(b.head.flags, LINK_F_WAITS);
+	assert_int_equal(b.head.want, KD_PACKET_MANIPULATE);
+	assert_int_equal(b.head.cr3, TABLES);
+	assert_int_equal(b.head.vcpu, 0);
+	assert_true(cpu_is_away(&m.cpu[0], 30));
+	broker_deliver(&b, LINK_F_RESUMES, request, sizeof(request));
+	assert_int_equal(cpu_end(&m.cpu[0]), RUN_DONE);
+	assert_int_equal(result(), RESULT_TAG | CODE_OK);
+	assert_request_taken();
+	end_broker(&b);
+}
+
+static void a_break_in_reaches_the_running_guest(void **state)
+{
+	(void)state;
+	struct broker b;
+	register_area();
+	broker_attach(&b);
+	(void)broker_stats(&b);
+	broker_send(&b, (struct link_head){ .type = LINK_BREAKIN }, NULL);
+	(void)broker_stats(&b);
+	assert_true(m.guest.head->attention & ATTENTION_BREAKIN);
+	load_call(CALL_POLL, 0, 0);
+	assert_code(CODE_BREAKIN);
+	assert_int_equal(broker_read(&b), LINK_BREAKIN_TAKEN);
+	load_call(CALL_POLL, 0, 0);
+	assert_code(CODE_OK);
+	end_broker(&b);
+}
+
+static void a_kick_ends_the_wait_and_nothing_is_lost(void **state)
+{
+	(void)state;
+	struct broker b;
+	broker_attach(&b);
+	register_area();
+	start_wait(&b);
+	for (int i = 0; i < 20; i++) {
+		kick_out();
+		// A packet that comes while the guest is out of its wait stays in the socket.
+		if (i == 19)
+			broker_deliver(&b, 0, request, sizeof(request));
+		cpu_start(&m.cpu[0]);
+	}
+	assert_int_equal(cpu_end(&m.cpu[0]), RUN_DONE);
+	assert_int_equal(result(), RESULT_TAG | CODE_OK);
+	assert_request_taken();
+	struct link_stats s = broker_stats(&b);
+	assert_true(s.retries >= 20);
+	assert_int_equal(s.dropped_deliver, 0);
+	end_broker(&b);
+}
+
+static void a_kick_before_the_wait_is_not_lost(void **state)
+{
+	(void)state;
+	struct broker b;
+	broker_attach(&b);
+	register_area();
+	for (int i = 0; i < 40; i++) {
+		load_call(CALL_EXCHANGE, CALL_F_WAIT, KD_PACKET_MANIPULATE);
+		cpu_start(&m.cpu[0]);
+		for (int spin = (i * 37) % 4000; spin > 0; spin--)
+			__asm__ volatile("pause");
+		kick_out();
+	}
+	end_broker(&b);
+}
+
+static void a_second_broker_is_refused(void **state)
+{
+	(void)state;
+	struct broker b, second;
+	broker_attach(&b);
+	second.fd = broker_connect();
+	assert_int_equal(broker_read(&second), 0);
+	close(second.fd);
+	(void)broker_stats(&b);
+	end_broker(&b);
+}
+
+static void bad_messages_close_the_connection(void **state)
+{
+	(void)state;
+	static const struct link_head bad[] = {
+		{ .type = 77 }, { .type = LINK_HELLO }, { .type = LINK_ATTACH, .seq = LINK_VERSION },
+		{ .type = LINK_STATS_GET, .reserved = 1 }, { .type = LINK_DELIVER, .hdr_len = 8 },
+	};
+	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		struct broker b;
+		broker_attach(&b);
+		broker_send(&b, bad[i], NULL);
+		assert_int_equal(broker_read(&b), 0);
+		end_broker(&b);
+	}
+	struct broker b;
+	broker_attach(&b);
+	static uint8_t long_one[sizeof(struct link_head) + LINK_BODY_MAX + 100];
+	assert_int_equal(send(b.fd, long_one, sizeof(long_one), 0), (ssize_t)sizeof(long_one));
+	assert_int_equal(broker_read(&b), 0);
+	end_broker(&b);
+}
+
+static void a_deliver_that_nobody_waits_for_is_dropped(void **state)
+{
+	(void)state;
+	struct broker b;
+	broker_attach(&b);
+	broker_deliver(&b, 0, request, sizeof(request));
+	assert_int_equal(broker_stats(&b).dropped_deliver, 1);
+	end_broker(&b);
+}
+
+static void a_killed_broker_and_a_new_one(void **state)
+{
+	(void)state;
+	register_area();
+	pid_t pid = broker_spawn();
+	start_wait(NULL);
+	assert_true(cpu_is_away(&m.cpu[0], 30));
+	broker_kill(pid);
+	assert_true(cpu_is_away(&m.cpu[0], 30)); // the wait goes on
+	wait_until_free();
+	struct broker b;
+	struct link_hello hello = broker_attach(&b);
+	assert_int_equal(hello.is_registered, 1);
+	assert_int_equal(hello.is_waiting, 1);
+	assert_int_equal(cpu_end(&m.cpu[0]), RUN_DONE);
+	assert_int_equal(result(), RESULT_TAG | CODE_RESEND);
+	start_wait(&b);
+	broker_deliver(&b, 0, request, sizeof(request));
+	assert_int_equal(cpu_end(&m.cpu[0]), RUN_DONE);
+	assert_request_taken();
+	end_broker(&b);
+}
+
+static void a_droppable_wait_ends_without_a_broker(void **state)
+{
+	(void)state;
+	register_area();
+	pid_t pid = broker_spawn();
+	load_call(CALL_EXCHANGE, CALL_F_WAIT | CALL_F_DROPPABLE, KD_PACKET_MANIPULATE);
+	cpu_start(&m.cpu[0]);
+	assert_true(cpu_is_away(&m.cpu[0], 30));
+	broker_kill(pid);
+	assert_int_equal(cpu_end(&m.cpu[0]), RUN_DONE);
+	assert_int_equal(result(), RESULT_TAG | CODE_NOBODY);
+}
+
+// A stopped broker: the socket fills; a running guest is answered, a waiting one waits and can be kicked.
+static void a_stopped_broker_stops_nobody(void **state)
+{
+	(void)state;
+	register_area();
+	pid_t pid = broker_spawn();
+	kill(pid, SIGSTOP);
+	uint32_t code = CODE_OK;
+	for (int i = 0; i < 20000 && code == CODE_OK; i++) {
+		send_print("flood");
+		load_call(CALL_EXCHANGE, 0, 0);
+		assert_int_equal(cpu_run(&m.cpu[0]), RUN_DONE);
+		code = result() & ~RESULT_TAG_MASK;
+	}
+	assert_int_equal(code, CODE_NOBODY);
+	load_call(CALL_POLL, 0, 0);
+	assert_code(CODE_NOBODY);
+	start_wait(NULL);
+	assert_true(cpu_is_away(&m.cpu[0], 60));
+	kick_out();
+	cpu_start(&m.cpu[0]);
+	assert_true(cpu_is_away(&m.cpu[0], 30));
+	broker_kill(pid); // stopped as it is
+	wait_until_free();
+	struct broker b;
+	struct link_hello hello = broker_attach(&b);
+	assert_int_equal(hello.is_waiting, 0); // nobody had heard of this wait: the packets come now
+	while (broker_read(&b) != LINK_PACKET || !(b.head.flags & LINK_F_WAITS))
+		assert_int_not_equal(b.head.type, 0);
+	broker_deliver(&b, 0, request, sizeof(request));
+	assert_int_equal(cpu_end(&m.cpu[0]), RUN_DONE);
+	assert_request_taken();
+	end_broker(&b);
+}
+
+static void lost_memory_ends_the_registration(void **state)
+{
+	(void)state;
+	struct broker b;
+	broker_attach(&b);
+	layout_area(m.extra, EXTRA_GPA, 0);
+	load_register();
+	assert_code(CODE_OK);
+	assert_int_equal(broker_read(&b), LINK_REGISTERED);
+	// In a wait, which the loss ends; what stands in the ring is collected first.
+	start_wait(&b);
+	send_print("last words");
+	assert_int_equal(set_slot(1, 0, 0, NULL), 0);
+	assert_int_equal(cpu_end(&m.cpu[0]), RUN_DONE);
+	assert_int_equal(result(), RESULT_TAG | CODE_REREGISTER);
+	assert_int_equal(broker_read(&b), LINK_PACKET);
+	assert_memory_equal(b.body + KD_DEBUG_IO_SIZE, "last words", 10);
+	assert_int_equal(broker_read(&b), LINK_UNREGISTERED);
+	assert_int_equal(b.head.code, LINK_GONE_AREA);
+	uint8_t before[AREA_PAGE_SIZE];
+	memcpy(before, m.extra, sizeof(before));
+	broker_send(&b, (struct link_head){ .type = LINK_BREAKIN }, NULL);
+	(void)broker_stats(&b);
+	assert_memory_equal(before, m.extra, sizeof(before)); // not even attention
+	broker_send(&b, (struct link_head){ .type = LINK_BREAKIN_CANCEL }, NULL);
+	load_register();
+	assert_code(CODE_REFUSED); // no memory there now
+	assert_int_equal(set_slot(1, EXTRA_GPA, EXTRA_SIZE, m.extra), 0);
+	load_register();
+	assert_code(CODE_OK);
+	// Dirty logging changes the slot's flags and nothing else.
+	struct kvm_userspace_memory_region r = {
+		.slot = 1, .flags = KVM_MEM_LOG_DIRTY_PAGES, .guest_phys_addr = EXTRA_GPA,
+		.memory_size = EXTRA_SIZE, .userspace_addr = (uintptr_t)m.extra,
+	};
+	assert_int_equal(ioctl(m.vm_fd, KVM_SET_USER_MEMORY_REGION, &r), 0);
+	load_call(CALL_POLL, 0, 0);
+	assert_code(CODE_OK);
+	end_broker(&b);
+}
+
+static void a_reset_ends_the_registration(void **state)
+{
+	(void)state;
+	struct broker b;
+	broker_attach(&b);
+	register_area();
+	send_print("dying");
+	struct kvm_sregs s;
+	assert_int_equal(ioctl(m.cpu[0].fd, KVM_GET_SREGS, &s), 0);
+	s.cr0 = 0x60000010;
+	s.cr4 = s.efer = s.cr3 = 0;
+	s.cs = (struct kvm_segment){
+		.base = 0xFFFF0000, .selector = 0xF000, .limit = 0xFFFF, .type = 11, .present = 1, .s = 1,
+	};
+	(void)ioctl(m.cpu[0].fd, KVM_SET_SREGS, &s); // a KVM without real mode may refuse; the VMM meant a reset
+	set_cpl(&m.cpu[0], 0);
+	while (broker_read(&b) != LINK_PACKET)
+		assert_int_not_equal(b.head.type, 0);
+	assert_memory_equal(b.body + KD_DEBUG_IO_SIZE, "dying", 5);
+	assert_int_equal(broker_read(&b), LINK_UNREGISTERED);
+	assert_int_equal(b.head.code, LINK_GONE_RESET);
+	load_call(CALL_POLL, 0, 0);
+	assert_code(CODE_REREGISTER);
+	end_broker(&b);
+}
+
+static void a_call_during_a_wait_is_refused(void **state)
+{
+	(void)state;
+	struct broker b;
+	broker_attach(&b);
+	register_area();
+	start_wait(&b);
+	assert_true(cpu_is_away(&m.cpu[0], 20));
+	// The second processor makes the same call; both store into one result word.
+	assert_int_equal(cpu_run(&m.cpu[1]), RUN_DONE);
+	assert_int_equal(result(), RESULT_TAG | CODE_REFUSED);
+	assert_true(cpu_is_away(&m.cpu[0], 20));
+	broker_deliver(&b, 0, request, sizeof(request));
+	assert_int_equal(cpu_end(&m.cpu[0]), RUN_DONE);
+	assert_int_equal(result(), RESULT_TAG | CODE_OK);
+	end_broker(&b);
+}
+
+static void waiting_uses_no_cpu(void **state)
+{
+	(void)state;
+	struct broker b;
+	struct timespec before, after;
+	broker_attach(&b);
+	register_area();
+	start_wait(&b);
+	usleep(20000);
+	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &before);
+	usleep(300000);
+	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &after);
+	int64_t used = (after.tv_sec - before.tv_sec) * 1000000000ll + (after.tv_nsec - before.tv_nsec);
+	assert_true(used < 100000000); // a spin would use all of the 300 ms
+	broker_deliver(&b, 0, request, sizeof(request));
+	assert_int_equal(cpu_end(&m.cpu[0]), RUN_DONE);
+	end_broker(&b);
+}
+
+static void a_fork_leaves_the_link_to_the_parent(void **state)
+{
+	(void)state;
+	struct broker b;
+	broker_attach(&b);
+	pid_t pid = fork();
+	assert_true(pid >= 0);
+	if (pid == 0)
+		exit(0); // runs the library's destructor
+	assert_int_equal(waitpid(pid, NULL, 0), pid);
+	(void)broker_stats(&b);
+	struct stat st;
+	assert_int_equal(stat(socket_path, &st), 0);
+	assert_int_equal(st.st_mode & 0777, 0600);
+	end_broker(&b);
+}
+
+// ---- Start --------------------------------------------------------------------------------------
+
+static char runtime[64] = "/tmp/vmkd-hook-XXXXXX";
+
+static int clean_up(void **state)
+{
+	(void)state;
+	for (int i = 0; i < 2; i++) {
+		m.cpu[i].is_over = true;
+		cpu_start(&m.cpu[i]);
+		pthread_join(m.cpu[i].thread, NULL);
+	}
+	return 0;
+}
+
+static int set_up(void **state)
+{
+	(void)state;
+	struct sigaction action = { .sa_handler = on_kick };
+	sigaction(SIGUSR1, &action, NULL);
+	snprintf(socket_path, sizeof(socket_path), "%s/hooktest/vmm.sock", getenv("VMKD_RUNTIME_DIR"));
+	machine_create(open("/dev/kvm", O_RDWR | O_CLOEXEC));
+	return 0;
+}
+
+// Start again with the library in front, and remove its folder afterwards.
+static int run_preloaded(char **argv)
+{
+	char path[4096], library[4200];
+	ssize_t len = readlink("/proc/self/exe", path, sizeof(path) - 1);
+	if (len < 0 || !mkdtemp(runtime))
+		return 1;
+	path[len] = 0;
+	char copy[4096];
+	snprintf(copy, sizeof(copy), "%s", path);
+	snprintf(library, sizeof(library), "%s/../libvmkd-vmm.so", dirname(copy));
+	setenv("LD_PRELOAD", library, 1);
+	setenv("VMKD_RUNTIME_DIR", runtime, 1);
+	setenv("VMKD_NAME", "hooktest", 1);
+	pid_t pid = fork();
+	if (pid == 0) {
+		execv(path, argv);
+		_exit(1);
+	}
+	int status = 1;
+	waitpid(pid, &status, 0);
+	char dir[100];
+	snprintf(dir, sizeof(dir), "%s/hooktest", runtime);
+	if (rmdir(dir) || rmdir(runtime)) { // fails if the library left its socket
+		perror(dir);
+		return 1;
+	}
+	return WIFEXITED(status) ? WEXITSTATUS(status) : 1;
+}
+
+int main(int argc, char **argv)
+{
+	(void)argc;
+	int kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+	if (kvm < 0) {
+		printf("skipped: /dev/kvm: %s\n", strerror(errno));
+		return SKIPPED;
+	}
+	close(kvm);
+	if (!getenv("LD_PRELOAD"))
+		return run_preloaded(argv);
+	alarm(120); // a hang guard, not an assertion
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(other_commands_are_left_to_the_vmm),
+		cmocka_unit_test(bad_addresses_are_refused),
+		cmocka_unit_test_teardown(user_mode_is_left_to_the_vmm_and_counted, leave_area),
+		cmocka_unit_test_teardown(without_broker_calls_say_nobody, leave_area),
+		cmocka_unit_test_teardown(packets_and_waits_reach_the_broker, leave_area),
+		cmocka_unit_test_teardown(a_break_in_reaches_the_running_guest, leave_area),
+		cmocka_unit_test_teardown(a_kick_ends_the_wait_and_nothing_is_lost, leave_area),
+		cmocka_unit_test_teardown(a_kick_before_the_wait_is_not_lost, leave_area),
+		cmocka_unit_test(a_second_broker_is_refused),
+		cmocka_unit_test(bad_messages_close_the_connection),
+		cmocka_unit_test(a_deliver_that_nobody_waits_for_is_dropped),
+		cmocka_unit_test_teardown(a_killed_broker_and_a_new_one, leave_area),
+		cmocka_unit_test_teardown(a_droppable_wait_ends_without_a_broker, leave_area),
+		cmocka_unit_test_teardown(a_stopped_broker_stops_nobody, leave_area),
+		cmocka_unit_test_teardown(lost_memory_ends_the_registration, leave_area),
+		cmocka_unit_test(a_reset_ends_the_registration),
+		cmocka_unit_test_teardown(a_call_during_a_wait_is_refused, leave_area),
+		cmocka_unit_test_teardown(waiting_uses_no_cpu, leave_area),
+		cmocka_unit_test(a_fork_leaves_the_link_to_the_parent),
+	};
+	return cmocka_run_group_tests_name("hook", tests, set_up, clean_up) ? 1 : 0;
+}
