@@ -10,3 +10,5 @@ ifeq ($(SAN),)
 $(call unit_test,vmm-hook,vmm/hook_test.c vmm/fake_guest.c wire/ring.c,-lcmocka)
 $(O)/tests/vmm-hook: | $(O)/libvmkd-vmm.so
 endif
+
+$(call unit_test,vmm-area,vmm/area_test.c vmm/fake_guest.c $(VMM_CORE),-lcmocka)
