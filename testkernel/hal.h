@@ -11,9 +11,8 @@
  * Rules
  *   - One header for x64 (HAL_X64) and x86 with PAE (HAL_X86). No floating point, no SSE, no CRT. memcpy, memmove,
  *     memset, memcmp exist because the compiler calls them; strlen, strcmp, strncmp too.
- *   - Functions named hal_* are hal's; functions named nt_* below are called by hal and defined in nt/. As long as
- *     nt/ has no .c file, hal/fallback_nt.c stands in for it. Every .c file of testkernel/nt/ is compiled into the kernel by
- *     wildcard; testkernel/nt/exports.def lists the kernel's exports (hal/exports.def stands in while it is missing).
+ *   - Functions named hal_* are hal's; functions named nt_* below are called by hal and defined in nt/. nt/exports.def
+ *     and nt/exports-x86.def list what the kernel exports.
  *   - Everything runs at CPL 0 unless said otherwise. "Frozen" means: all other CPUs sit in nt_freeze().
  *   - No function of this header takes a lock that a CPU frozen at an arbitrary point could hold, except where
  *     it says "passive": those must not be called from traps, ticks or freezes.
@@ -68,8 +67,8 @@ typedef uintptr_t hal_va_t; /* virtual address of the current address space */
 
 /*
  * Everything of the interrupted CPU, complete for every vector, writable: what stands here when the callback
- * returns is what the CPU continues with (ip, sp, flags, all GPRs, segments). On x86 sp/ss are valid for traps from
- * CPL 0 too, and may be changed there. Debug registers and control registers are not in the frame: use hal_*.
+ * returns is what the CPU continues with (ip, sp, flags, all GPRs; x86: the segments too, on x64 ds to gs are only
+ * there to be read). On x86 sp is valid for traps from CPL 0 as well, and may be changed there. Debug registers and control registers are not in the frame: use hal_*.
  */
 #if HAL_X64
 struct hal_frame {
@@ -130,7 +129,7 @@ void nt_cpu_start(unsigned cpu);
 
 /*
  * Every CPU exception (0..31 except the NMI), int 2Ch, int 2Dh; interrupts off, on the interrupted stack (x64: double
- * fault on its own). Return: true = handled, continue with the frame; false = unhandled: hal logs the frame and
+ * fault and NMI on their own; x86: a double fault with a bad stack is the end). Return: true = handled, continue with the frame; false = unhandled: hal logs the frame and
  * exits with HAL_VERDICT_CRASH. Not called for faults that hal itself repairs (MSR fix-up, end of a user run).
  */
 bool nt_trap(struct hal_frame *frame);
@@ -415,7 +414,7 @@ struct kd_context {
     uint8_t reserved[3];
 };
 
-#ifndef HAL_NO_TRANSPORT /* a file that defines these functions itself */
+#if defined(_WIN32) && !defined(HAL_NO_TRANSPORT) /* not in the stub, nor where these functions are defined */
 #define KD_IMPORT __declspec(dllimport)
 KD_IMPORT int32_t HAL_STDCALL KdD0Transition(void);
 KD_IMPORT int32_t HAL_STDCALL KdD3Transition(void);
@@ -428,12 +427,5 @@ KD_IMPORT int32_t HAL_STDCALL KdSave(uint8_t sleep_transition);
 KD_IMPORT void HAL_STDCALL KdSendPacket(uint32_t type, struct kd_string *header, struct kd_string *data,
                                         struct kd_context *context);
 #endif
-
-/*
- * Exports that transports import from "ntoskrnl.exe" and that nt/ defines (KdDebuggerNotPresent and KdDebuggerEnabled
- * as data, MmGetPhysicalAddress and READ/WRITE_PORT_* as functions, i386 stdcall, undecorated in the export table)
- * are named in testkernel/nt/exports.def. On x86 write `KdFoo=_KdFoo@4` lines into exports-x86.def beside it.
- * hal/exports.def says how; lld-link /def: reads it.
- */
 
 #endif

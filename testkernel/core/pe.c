@@ -44,6 +44,16 @@ static uint64_t u64(const uint8_t *at)
     return u32(at) | (uint64_t)u32(at + 4) << 32;
 }
 
+// A pointer at any alignment: a file decides where it stands.
+struct pointer {
+    uintptr_t value;
+} __attribute__((packed));
+
+static struct pointer *pointer_at(uint8_t *memory, uint64_t rva)
+{
+    return (struct pointer *)(memory + rva);
+}
+
 static int refuse(const struct pe *pe, const char *why)
 {
     text_log("pe: %s: %s\n", pe->label, why);
@@ -153,9 +163,11 @@ static int relocate(const struct pe *pe, uint8_t *memory)
             uint32_t target = page + (item & 0xFFF);
             if (item >> 12 == 0)
                 continue;
-            if (item >> 12 != RELOC_TYPE || target > pe->size_of_image - sizeof(uintptr_t))
-                return refuse(pe, "a relocation of unknown type or outside of the image");
-            *(uintptr_t *)(memory + target) += (uintptr_t)delta;
+            // Not the headers: they were checked once and must stay what they were.
+            if (item >> 12 != RELOC_TYPE || target < pe->size_of_headers ||
+                target > pe->size_of_image - sizeof(uintptr_t))
+                return refuse(pe, "a relocation of unknown type or outside of the sections");
+            pointer_at(memory, target)->value += (uintptr_t)delta;
         }
         at += block;
     }
@@ -187,10 +199,11 @@ static int bind_module(const struct pe *pe, uint8_t *memory, uint32_t names, uin
 {
     int result = PE_OK;
     for (unsigned i = 0; i < MAX_IMPORTS; i++) {
-        uint32_t step = i * (uint32_t)sizeof(uintptr_t);
-        if (names + step > pe->size_of_image - sizeof(uintptr_t) || table + step > pe->size_of_image - sizeof(uintptr_t))
+        uint64_t name_at = names + i * (uint64_t)sizeof(uintptr_t), slot = table + i * (uint64_t)sizeof(uintptr_t);
+        uint64_t last = pe->size_of_image - sizeof(uintptr_t);
+        if (name_at > last || slot > last || slot < pe->size_of_headers)
             return refuse(pe, "damaged import table");
-        uintptr_t lookup = *(const uintptr_t *)(memory + names + step);
+        uintptr_t lookup = pointer_at(memory, name_at)->value;
         if (!lookup)
             return result;
         const char *name = lookup & IMPORT_BY_ORDINAL ? NULL : string_at(memory, pe->size_of_image, (uint32_t)lookup + 2);
@@ -201,7 +214,7 @@ static int bind_module(const struct pe *pe, uint8_t *memory, uint32_t names, uin
             result = PE_E_UNRESOLVED;
             continue;
         }
-        *(uintptr_t *)(memory + table + step) = target;
+        pointer_at(memory, slot)->value = target;
     }
     return refuse(pe, "too many imports");
 }

@@ -70,12 +70,11 @@ static uint64_t descriptor(uintptr_t base, uint32_t limit, uint32_t access, uint
            (uint64_t)(limit >> 16 & 15) << 48 | (uint64_t)flags << 52 | (uint64_t)(base >> 24 & 0xFF) << 56;
 }
 
-static void make_gdt(struct cpu *cpu, void *kpcr)
+static void make_gdt(struct cpu *cpu)
 {
     uint64_t *gdt = cpu->gdt;
     uintptr_t tss = (uintptr_t)cpu->tss;
 #if HAL_X64
-    (void)kpcr;
     gdt[2] = descriptor(0, 0, 0x9B, 2);        // 10 kernel code, 64 bit
     gdt[3] = descriptor(0, 0xFFFFF, 0x93, 12); // 18 kernel data
     gdt[4] = descriptor(0, 0xFFFFF, 0xFB, 12); // 23 user code, 32 bit
@@ -90,7 +89,7 @@ static void make_gdt(struct cpu *cpu, void *kpcr)
     gdt[3] = descriptor(0, 0xFFFFF, 0xFB, 12);
     gdt[4] = descriptor(0, 0xFFFFF, 0xF3, 12);
     gdt[GDT_TSS] = descriptor(tss, TSS_SIZE - 1, 0x89, 0);
-    gdt[GDT_PCR] = descriptor((uintptr_t)kpcr, 0x1FFF, 0x93, 4);
+    gdt[GDT_PCR] = descriptor((uintptr_t)cpu->kpcr, 0x1FFF, 0x93, 4);
     gdt[7] = descriptor(0, 0xFFF, 0xF3, 4);
 #endif
 }
@@ -114,14 +113,14 @@ static int make_tss(struct cpu *cpu)
     return 0;
 }
 
-void cpu_set_base(unsigned index)
+void cpu_set_base(const struct cpu *cpu)
 {
 #if HAL_X64
-    uint64_t base = (uintptr_t)nt_kpcr(index);
+    uint64_t base = (uintptr_t)cpu->kpcr;
     (void)hal_write_msr(MSR_GS_BASE, base); // both exist on every CPU with long mode
     (void)hal_write_msr(MSR_KERNEL_GS_BASE, base);
 #else
-    (void)index;
+    (void)cpu; // FS comes with its selector
 #endif
 }
 
@@ -276,14 +275,15 @@ void cpu_init(unsigned index)
         hal_out8(0x21, 0xFF); // no interrupt from the old controllers
         hal_out8(0xA1, 0xFF);
     }
-    make_gdt(cpu, nt_kpcr(index));
+    cpu->kpcr = nt_kpcr(index);
+    make_gdt(cpu);
     if (make_tss(cpu))
         hal_die("no memory for a CPU's stacks");
     struct descriptor_pointer gdtr = {sizeof cpu->gdt - 1, (uintptr_t)cpu->gdt};
     struct descriptor_pointer idtr = {sizeof idt - 1, (uintptr_t)idt};
     hal_asm_load_tables(&gdtr, &idtr);
     __asm__ volatile("ltr %w0" : : "r"(GDT_TSS * 8));
-    cpu_set_base(index);
+    cpu_set_base(cpu);
     (void)hal_asm_write_cr0(CR0_BITS); // plain architectural bits: every CPU with PAE takes them
     (void)hal_asm_write_cr4(CR4_BITS);
     apic_init();

@@ -262,7 +262,7 @@ static void test_registers(void)
     report("task register and descriptor tables", hal_str() == (HAL_X64 ? 0x40 : 0x28) && hal_sldt() == 0 &&
                                                       hal_sidt().limit + 1u == (HAL_X64 ? 4096 : 2048));
     uintptr_t first;
-    memset(nt_kpcr(0), 0x5C, sizeof first);
+    memset(hal_cpus[0].kpcr, 0x5C, sizeof first);
 #if HAL_X64
     __asm__ volatile("mov %%gs:0, %0" : "=r"(first));
 #else

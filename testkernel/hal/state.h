@@ -27,6 +27,7 @@ enum {
 struct cpu {
     uint64_t gdt[GDT_ENTRIES];
     uint8_t tss[0x70];
+    void *kpcr;                    /* nt's, asked for once */
     uintptr_t user_sp;             /* stack to return to when a user run ends; 0 = none under way */
     struct hal_frame *user_regs;
     int user_result;
@@ -62,7 +63,7 @@ extern struct lock hal_memory_lock; /* page tables, allocators, image table */
 _Noreturn void hal_die(const char *why);
 /* cpu.c */
 void cpu_init(unsigned index); /* on the CPU itself; CPU 0 first */
-void cpu_set_base(unsigned index);
+void cpu_set_base(const struct cpu *cpu); /* x64: GS base = KPCR */
 void apic_eoi(void);
 /* trap.c */
 void hal_trap(struct hal_frame *frame);

@@ -89,9 +89,9 @@ static void dispatch(struct hal_frame *frame, struct cpu *cpu)
 void hal_trap(struct hal_frame *frame)
 {
     bool from_user = frame->cs & 3;
-    if (from_user)
-        cpu_set_base(hal_cpu_index()); // user code may have loaded GS
     struct cpu *cpu = &hal_cpus[hal_cpu_index()];
+    if (from_user)
+        cpu_set_base(cpu); // user code may have loaded GS
     if (cpu->user_sp && ends_user_run(frame)) {
         uintptr_t sp = cpu->user_sp;
         *cpu->user_regs = *frame;
