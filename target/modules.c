@@ -151,26 +151,6 @@ static char *shorten(const char *name, bool is_kernel)
 
 // ---- entries -------------------------------------------------------------------------------------------------------------------
 
-// A header that is paged out or overwritten only means that the stamp is not known.
-static struct vmkd_error *read_stamp(struct vmkd_target *target, uint64_t base, uint32_t *ret)
-{
-	uint8_t bytes[64];
-	struct vmkd_error *error = vmkd_target_read(target, VMKD_VIRTUAL, base, bytes, sizeof(bytes), NULL);
-
-	*ret = 0;
-	if (!error && bytes[0] == 'M' && bytes[1] == 'Z' && get_le32(bytes + PE_POINTER_AT) <= PE_HEADER_MAX) {
-		uint8_t header[PE_STAMP_AT + 4];
-		error = vmkd_target_read(target, VMKD_VIRTUAL, base + get_le32(bytes + PE_POINTER_AT), header, sizeof(header), NULL);
-		if (!error && memcmp(header, "PE\0\0", 4) == 0)
-			*ret = get_le32(header + PE_STAMP_AT);
-	}
-	if (error && error->code == VMKD_E_FAULT) {
-		vmkd_error_destroy(error);
-		return NULL;
-	}
-	return error;
-}
-
 static struct vmkd_error *fill(struct vmkd_target *target, struct vmkd_modules *modules, const struct kd_module *from, struct entry *entry)
 {
 	char *name = NULL, *path = NULL, *short_name = NULL;
@@ -178,8 +158,6 @@ static struct vmkd_error *fill(struct vmkd_target *target, struct vmkd_modules *
 
 	if (!error)
 		error = read_name(target, modules, entry->link, &from->full_name, &path);
-	if (!error)
-		error = read_stamp(target, from->base, &entry->module.timestamp);
 	if (!error && !(short_name = shorten(name, modules->count == 0)))
 		error = error_no_memory();
 	entry->module.name = name;
@@ -275,6 +253,27 @@ struct vmkd_error *vmkd_modules_read(struct vmkd_target *target, struct vmkd_mod
 		return error;
 	}
 	*ret = modules;
+	return NULL;
+}
+
+// ---- headers -------------------------------------------------------------------------------------------------------------------
+
+struct vmkd_error *vmkd_module_timestamp(struct vmkd_target *target, uint64_t base, uint32_t *ret)
+{
+	uint8_t bytes[64], header[PE_STAMP_AT + 4];
+	struct vmkd_error *error = vmkd_target_read(target, VMKD_VIRTUAL, base, bytes, sizeof(bytes), NULL);
+
+	if (error)
+		return error;
+	uint32_t at = get_le32(bytes + PE_POINTER_AT);
+	if (bytes[0] != 'M' || bytes[1] != 'Z' || at > PE_HEADER_MAX)
+		return vmkd_error_create(VMKD_E_NOT_FOUND, "there is no PE image at %" PRIx64, base);
+	error = vmkd_target_read(target, VMKD_VIRTUAL, base + at, header, sizeof(header), NULL);
+	if (error)
+		return error;
+	if (memcmp(header, "PE\0\0", 4) != 0)
+		return vmkd_error_create(VMKD_E_NOT_FOUND, "there is no PE header at %" PRIx64, base + at);
+	*ret = get_le32(header + PE_STAMP_AT);
 	return NULL;
 }
 

@@ -415,7 +415,6 @@ struct vmkd_module {
 	uint64_t size;       // SizeOfImage
 	uint64_t entry;      // the loader entry's address, for those who look further
 	uint32_t checksum;
-	uint32_t timestamp;  // from the PE header, 0 = not readable
 	const char *name;    // "ntoskrnl.exe"; as BaseDllName says
 	const char *short_name; // without extension, "nt" for the kernel: what addresses are written with
 	const char *path;    // FullDllName
@@ -436,6 +435,9 @@ VMKD_API const struct vmkd_module *vmkd_modules_at(const struct vmkd_modules *mo
 VMKD_API const struct vmkd_module *vmkd_modules_find_address(const struct vmkd_modules *modules, uint64_t address);
 // By short_name or name, any case; NULL = none.
 VMKD_API const struct vmkd_module *vmkd_modules_find_name(const struct vmkd_modules *modules, const char *name);
+// TimeDateStamp of the image at `base`, from its PE header (a symbol server's key together with the size). Needs a stopped
+// target. Return NULL; NOT_FOUND (no PE image), else as vmkd_target_read: FAULT means that the header is paged out.
+VMKD_API struct vmkd_error *vmkd_module_timestamp(struct vmkd_target *target, uint64_t base, uint32_t *ret) VMKD_MUST_CHECK;
 // Why the list is incomplete; NULL = it is complete.
 VMKD_API const char *vmkd_modules_problem(const struct vmkd_modules *modules);
 

@@ -1,0 +1,320 @@
+// SPDX-License-Identifier: MIT
+// Arguments, and the three ways to get commands.
+#include <errno.h>
+#include <getopt.h>
+#include <locale.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "console/console.h"
+#include "console/line.h"
+#include "console/shell.h"
+
+#define FIRST_STATE_MS 1500u // a stopped target answers the RESET of the start in this time
+#define BREAK_IN_MS 60000u   // for -b without -t: a guest may be booting
+#define PROMPT_SIZE 32
+
+static const char USAGE[] = "usage: vmkd kd TARGET [-b] [-c COMMANDS] [-t SECONDS] [-v]\n"
+			    "  TARGET       vm:NAME, unix:PATH, tcp:HOST:PORT or serial:DEVICE[,baud=N]\n"
+			    "  -b           break in at once\n"
+			    "  -c COMMANDS  run them (a ; b ; …) and exit; status 1 when one fails, and the rest is left out\n"
+			    "  -t SECONDS   give up after so long\n"
+			    "  -v           tell about the connection on stderr; twice: every packet\n"
+			    "Without -c commands come from stdin. At the end the target runs on without this session's breakpoints; qs leaves it stopped.\n";
+
+struct arguments {
+	const char *url, *commands;
+	bool is_breaking_in;
+	unsigned verbosity;
+	uint64_t limit_ms;
+};
+
+// ---- small things --------------------------------------------------------------------------------------------------------------
+
+// Beside the counter, the thread inside vmkd_target_wait must notice: the signal interrupts its poll.
+static void on_interrupt(int number)
+{
+	(void)number;
+	console_interrupts++;
+}
+
+static void on_log(void *closure, enum vmkd_log_level level, const char *text)
+{
+	const struct arguments *arguments = closure;
+
+	if ((unsigned)level <= arguments->verbosity)
+		fprintf(stderr, "vmkd kd: %s\n", text);
+}
+
+// Consumes the error. Return 1, the exit status.
+static int report(struct console *console, struct vmkd_error *error)
+{
+	if (console)
+		fflush(console->out);
+	fprintf(stderr, "vmkd kd: %s\n", error->message);
+	vmkd_error_destroy(error);
+	return 1;
+}
+
+static int usage_error(const char *text, const char *what)
+{
+	fprintf(stderr, "vmkd kd: %s%s; vmkd kd --help shows the usage\n", text, what);
+	return 2;
+}
+
+// ---- arguments -----------------------------------------------------------------------------------------------------------------
+
+static bool parse_seconds(const char *text, uint64_t *ret_ms)
+{
+	char *end;
+	double seconds = strtod(text, &end);
+
+	if (end == text || *end != '\0' || !(seconds > 0) || seconds > 1e6)
+		return false;
+	*ret_ms = (uint64_t)(seconds * 1000) + 1;
+	return true;
+}
+
+// Return -1 = go on, else the exit status.
+static int parse_arguments(int argc, char **argv, struct arguments *arguments)
+{
+	static const struct option LONG[] = { { "help", no_argument, NULL, 'h' }, { NULL, 0, NULL, 0 } };
+	int option;
+
+	optind = 0; // the program has parsed before
+	opterr = 0;
+	while ((option = getopt_long(argc, argv, ":bc:t:vh", LONG, NULL)) != -1) {
+		switch (option) {
+		case 'b': arguments->is_breaking_in = true; break;
+		case 'c': arguments->commands = optarg; break;
+		case 'v': arguments->verbosity++; break;
+		case 't':
+			if (!parse_seconds(optarg, &arguments->limit_ms))
+				return usage_error("-t: expected seconds above 0, got ", optarg);
+			break;
+		case 'h':
+			fputs(USAGE, stdout);
+			return 0;
+		case ':': return usage_error("expected an argument behind ", argv[optind - 1]);
+		default: return usage_error("unknown option ", argv[optind - 1]);
+		}
+	}
+	if (optind + 1 != argc)
+		return usage_error(optind == argc ? "expected a TARGET, such as vm:NAME" : "expected one TARGET, got also ",
+				   optind == argc ? "" : argv[optind + 1]);
+	arguments->url = argv[optind];
+	return -1;
+}
+
+// ---- the start -----------------------------------------------------------------------------------------------------------------
+
+// Gives a stopped target the time to say so.
+static struct vmkd_error *learn_state(struct console *console)
+{
+	uint64_t end = console_now() + FIRST_STATE_MS, now;
+
+	while (vmkd_target_state(console->target) == VMKD_STATE_UNKNOWN && (now = console_now()) < end && !console_interrupts) {
+		struct vmkd_event event;
+		bool is_stop;
+		struct vmkd_error *error = vmkd_target_wait(console->target, (int)(end - now), &event);
+		if (!error)
+			error = session_handle(console, &event, &is_stop);
+		if (error)
+			return error;
+	}
+	return NULL;
+}
+
+static void greet(struct console *console)
+{
+	switch (vmkd_target_state(console->target)) {
+	case VMKD_STATE_RUNNING:
+		fprintf(console->out, "Connected to %s, which is running. Ctrl-C breaks in, .help helps.\n", vmkd_target_name(console->target));
+		break;
+	case VMKD_STATE_UNKNOWN:
+		fprintf(console->out, "Connected to %s, which has said nothing yet. Ctrl-C breaks in, .help helps.\n",
+			vmkd_target_name(console->target));
+		break;
+	default:
+		break;
+	}
+}
+
+static struct vmkd_error *begin(struct console *console, const struct arguments *arguments)
+{
+	if (arguments->is_breaking_in) {
+		// The library gives a stopped target the time to say so before the byte goes out.
+		if (vmkd_target_state(console->target) != VMKD_STATE_STOPPED)
+			vmkd_target_break_in(console->target);
+		return session_wait(console, console->is_interactive ? 0 : BREAK_IN_MS);
+	}
+	struct vmkd_error *error = learn_state(console);
+	if (!error && console->is_interactive)
+		greet(console);
+	return error;
+}
+
+// ---- commands from a pipe, or from -c ------------------------------------------------------------------------------------------
+
+static struct vmkd_error *run_stream(struct console *console, FILE *in)
+{
+	char *text = NULL;
+	size_t size = 0;
+	struct vmkd_error *error = NULL;
+	ssize_t len;
+
+	while (!error && console->quit == QUIT_NOT && (len = getline(&text, &size, in)) >= 0) {
+		text[strcspn(text, "\r\n")] = '\0';
+		error = command_run_line(console, text);
+		fflush(console->out);
+		if (!error && vmkd_target_state(console->target) != VMKD_STATE_GONE)
+			error = session_drain(console);
+	}
+	free(text);
+	return error;
+}
+
+// ---- commands from a terminal --------------------------------------------------------------------------------------------------
+
+static const char *make_prompt(struct console *console, char ret[PROMPT_SIZE])
+{
+	switch (vmkd_target_state(console->target)) {
+	case VMKD_STATE_STOPPED:
+		snprintf(ret, PROMPT_SIZE, "%u: kd> ", vmkd_target_processor(console->target));
+		break;
+	case VMKD_STATE_PROMPT:
+		snprintf(ret, PROMPT_SIZE, "answer> ");
+		break;
+	default:
+		snprintf(ret, PROMPT_SIZE, "*running* kd> ");
+		break;
+	}
+	return ret;
+}
+
+// Errors do not end an interactive session; a connection that has ended does.
+static bool show_error(struct console *console, struct vmkd_error *error)
+{
+	bool is_over = error->code == VMKD_E_GONE || error->code == VMKD_E_REFUSED || vmkd_target_state(console->target) == VMKD_STATE_GONE;
+
+	fflush(console->out);
+	fprintf(stderr, "%s\n", error->message);
+	vmkd_error_destroy(error);
+	return is_over;
+}
+
+static struct vmkd_error *run_typed(struct console *console, const char *text)
+{
+	if (vmkd_target_state(console->target) != VMKD_STATE_PROMPT)
+		return command_run_line(console, text);
+	console->has_prompt = false;
+	return vmkd_target_answer_prompt(console->target, text, strlen(text));
+}
+
+static int run_terminal(struct console *console)
+{
+	char prompt[PROMPT_SIZE];
+	const char *text = NULL;
+	struct vmkd_error *error = NULL;
+
+	while (console->quit == QUIT_NOT) {
+		enum line_outcome outcome = line_read(console->line, make_prompt(console, prompt), &text, &error);
+		switch (outcome) {
+		case LINE_OK:
+			console_interrupts = 0;
+			error = run_typed(console, text);
+			break;
+		case LINE_END:
+			fputc('\n', console->out);
+			console->quit = QUIT_RESUME;
+			break;
+		case LINE_INTERRUPTED:
+			fputc('\n', console->out);
+			error = session_break_in(console);
+			break;
+		case LINE_EVENT:
+		case LINE_FAILED:
+			break;
+		}
+		if (error && show_error(console, error))
+			return 1;
+		error = NULL;
+	}
+	return 0;
+}
+
+// ---- the end -------------------------------------------------------------------------------------------------------------------
+
+static struct vmkd_error *leave(struct console *console)
+{
+	enum vmkd_state state = vmkd_target_state(console->target);
+
+	if (state == VMKD_STATE_GONE)
+		return NULL;
+	if (state == VMKD_STATE_PROMPT) { // a prompt that nobody answers would hang the kernel for ever
+		struct vmkd_error *error = vmkd_target_answer_prompt(console->target, "", 0);
+		if (error)
+			return error;
+	}
+	return vmkd_target_detach(console->target, console->quit != QUIT_STOPPED);
+}
+
+static int run(struct console *console, const struct arguments *arguments)
+{
+	int status = 0;
+	struct vmkd_error *error = begin(console, arguments);
+
+	if (error && console->is_interactive && !show_error(console, error))
+		error = NULL;
+	if (!error && arguments->commands)
+		error = command_run_line(console, arguments->commands);
+	else if (!error && console->is_interactive)
+		status = run_terminal(console);
+	else if (!error)
+		error = run_stream(console, stdin);
+	if (error)
+		status = report(console, error);
+	error = leave(console);
+	if (error)
+		status = report(console, error);
+	return status;
+}
+
+static void set_signals(void)
+{
+	struct sigaction action = { .sa_handler = on_interrupt }; // no SA_RESTART: waits must wake
+
+	sigemptyset(&action.sa_mask);
+	sigaction(SIGINT, &action, NULL);
+}
+
+int console_main(int argc, char **argv)
+{
+	struct arguments arguments = { .url = NULL };
+	struct console console = { .out = stdout };
+	int status = parse_arguments(argc, argv, &arguments);
+
+	if (status >= 0)
+		return status;
+	struct vmkd_open_options options = { .log = arguments.verbosity ? on_log : NULL, .log_closure = &arguments };
+	console.is_verbose = arguments.verbosity > 0;
+	console.is_interactive = !arguments.commands && isatty(STDIN_FILENO) && isatty(STDOUT_FILENO);
+	if (arguments.limit_ms)
+		console.deadline = console_now() + arguments.limit_ms;
+	struct vmkd_error *error = vmkd_target_open(arguments.url, &options, &console.target);
+	if (error)
+		return report(NULL, error);
+	set_signals();
+	if (console.is_interactive) {
+		setlocale(LC_CTYPE, ""); // libedit asks for the terminal's character set
+		console.line = line_create(&console);
+	}
+	console.is_interactive = console.line != NULL;
+	status = run(&console, &arguments);
+	line_destroy(console.line);
+	session_forget_modules(&console);
+	vmkd_target_close(console.target);
+	return fflush(stdout) == 0 ? status : 1;
+}
