@@ -50,13 +50,13 @@ $(O)/testkernel/$(1)/kdcom.lib: testkernel/hal/kdcom-$(1).def
 	@mkdir -p $$(@D)
 	$$(LLVM_DLLTOOL) -m $(3) -k -d $$< -l $$@
 
-$(O)/testkernel/$(1)/ntoskrnl.exe: testkernel/nt/exports$(4).def $(O)/testkernel/$(1)/kdcom.lib $(O)/testkernel/seal \
+$(O)/testkernel/$(1)/ntoskrnl.exe: testkernel/nt/exports$(4).def $(O)/testkernel/$(1)/kdcom.lib $(O)/tools/peseal \
     $(patsubst %,$(O)/testkernel/$(1)/kernel/%.o,$(basename $(call tk_kernel_sources,$(1))))
 	@echo "  LD      $$@"
 	$$(LLD_LINK) /nologo /machine:$(1) /subsystem:native /entry:KernelEntry /nodefaultlib /driver /dynamicbase \
 	    /Brepro /debug /pdb:$$(@:.exe=.pdb) /pdbaltpath:ntoskrnl.pdb /implib:$$(@:.exe=.lib) /def:$$< \
 	    $(5) /out:$$@ $$(filter %.o %.lib,$$^)
-	$(O)/testkernel/seal $$@
+	$(O)/tools/peseal $$@
 
 $(O)/testkernel/$(1)/kduart.dll: $(call pe_objects,$(1),testkernel/uart/kduart.c) \
     $(O)/testkernel/$(1)/libntoskrnl.a
@@ -73,6 +73,6 @@ endef
 $(eval $(call testkernel_arch,x64,elf_x86_64,i386:x86-64,,))
 $(eval $(call testkernel_arch,x86,elf_i386,i386,-x86,/safeseh:no))
 
-$(call host_program,testkernel/seal,testkernel/seal.c,)
+$(call host_program,tools/peseal,tools/peseal.c,)
 $(call fuzz_target,testkernel_pe,testkernel/core/pe_fuzz.c testkernel/core/pe.c,)
 $(call fuzz_target,testkernel_archive,testkernel/core/archive_fuzz.c testkernel/core/archive.c,)

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// seal FILE: writes the PE checksum into an image, which lld-link 14 leaves 0. Debuggers are told it with every module,
+// peseal FILE: writes the PE checksum into an image, which lld-link 14 leaves 0. Debuggers are told it with every module,
 // so the test kernel shall have one. Part of the build only.
 #include <stdint.h>
 #include <stdio.h>
@@ -10,7 +10,7 @@ enum { PE_AT = 0x3C, CHECKSUM_AT = 24 + 64, MIN_SIZE = 1024, MAX_SIZE = 8 << 20 
 
 _Noreturn static void give_up(const char *path, const char *why)
 {
-    fprintf(stderr, "seal: %s: %s\n", path, why);
+    fprintf(stderr, "peseal: %s: %s\n", path, why);
     exit(1);
 }
 
@@ -34,7 +34,7 @@ int main(int argc, char **argv)
 {
     static uint8_t file[MAX_SIZE];
     if (argc != 2)
-        give_up("usage", "seal FILE");
+        give_up("usage", "peseal FILE");
     FILE *stream = fopen(argv[1], "r+b");
     if (!stream)
         give_up(argv[1], "cannot be opened for writing");
