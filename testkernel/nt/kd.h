@@ -46,10 +46,18 @@ void kd_port_unlock(void);
 
 // ---- kd_stop.c: state changes and conversations ----------------------------------------------------------------
 
+// All of them: between kd_enter and kd_leave, on the reporting CPU; they send the state change as often as the
+// debugger wants it and serve its requests.
+// Return (exception, switch): KD_HANDLED, KD_UNHANDLED or KD_BUGCHECK.
 enum kd_outcome kd_report_exception(const struct nt_exception_record *record, bool first_chance);
+// The artificial stop of a CPU that SwitchProcessor has selected.
 enum kd_outcome kd_report_switch(void);
+// path may be NULL (shutdown notices); it and the names below are copied, bad pointers shorten them.
 void kd_report_symbols(const struct kd_string *path, const struct nt_symbols_info *info, bool is_unload);
+// The debugger may execute the command; the kernel waits for Continue.
 void kd_report_command(const struct kd_string *name, const struct kd_string *command);
+// Hands one packet to the transport, which returns when it was acknowledged or may be dropped (then it has set
+// KdDebuggerNotPresent). data may be NULL. Lengths in bytes, together at most KD_PACKET_MAX_SIZE.
 void kd_send(uint32_t type, void *header, size_t header_len, const void *data, size_t data_len);
 // Receives one packet of a type into header and KdpMessageBuffer. Never returns KD_TIMED_OUT.
 enum kd_receive kd_receive(uint32_t type, void *header, size_t header_len, uint32_t *ret_data_len);
@@ -65,6 +73,7 @@ struct kd_request {
 
 typedef enum kd_outcome kd_handler(struct kd_request *r);
 
+// Executes r->m. Return: KD_REPLY (r->m and r->data hold the reply), KD_SILENT, or how the conversation ends.
 enum kd_outcome kd_request_dispatch(struct kd_request *r);
 // A new stop: SetContext wants a GetContext first.
 void kd_requests_begin_stop(void);

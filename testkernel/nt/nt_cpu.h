@@ -9,7 +9,9 @@
 
 extern struct nt_kprcb *KiProcessorBlock[HAL_MAX_CPUS];
 
+// cpu < HAL_MAX_CPUS; never NULL, also for CPUs that do not run.
 struct nt_kprcb *nt_cpu_prcb(unsigned cpu);
+// The same processor's KPCR, which contains that KPRCB.
 struct nt_kpcr *nt_cpu_pcr(unsigned cpu);
 
 // Processors that have announced themselves; they are the ones that a stop has to freeze.

@@ -41,6 +41,8 @@ struct tk_bench {
 };
 extern struct tk_bench TkBench;
 
+// Around the execution of one request, on the reporting CPU.
 void bench_request_begin(uint32_t api);
+// Adds the time since bench_request_begin; numbers that are no request are ignored.
 void bench_request_end(uint32_t api);
 void bench_measure_tsc(void); // takes a few clock ticks; interrupts on

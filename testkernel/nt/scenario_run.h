@@ -7,6 +7,7 @@ extern volatile uint64_t TkCounter;                    // sum of what TkTick was
 extern volatile uint64_t TkCpuCounters[HAL_MAX_CPUS];  // one per CPU in TkSpin
 extern volatile uint32_t TkWatched;                    // written by TkTick: a target for data breakpoints
 
+// Adds n to TkCounter; n is in RCX, or on the stack of a 32-bit kernel.
 void TkTick(uint64_t n);
 uint64_t TkOuter(uint64_t n); // calls TkMiddle, which calls TkInner; n + 3
 uint64_t TkMiddle(uint64_t n);

@@ -7,7 +7,9 @@
 // The int3 of DbgBreakPointWithStatus; KDDEBUGGER_DATA64.BreakpointWithStatus points at it.
 extern const uint8_t RtlpBreakWithStatusInstruction[];
 
+// An int3. The debugger moves PC behind it before it continues. Without KD it is a bug check.
 void HAL_STDCALL DbgBreakPoint(void);
+// The same with a reason (enum nt_break_status) in RCX, or EAX of a 32-bit kernel.
 void HAL_STDCALL DbgBreakPointWithStatus(uint32_t status);
 
 // Up to 512 characters. Breaks in when the debugger asked for it while the text was sent.
