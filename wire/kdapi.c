@@ -578,20 +578,18 @@ int kd_debug_io_decode(const uint8_t *body, size_t len, struct kd_debug_io *ret)
 		return KD_E_SHORT;
 	if (len > KD_BODY_MAX)
 		return KD_E_RANGE;
-	struct kd_debug_io d;
-	struct codec c = reader(body);
-	xfer_debug_io(&c, &d);
-	d.data = body + KD_DEBUG_IO_SIZE;
-	d.data_len = (uint32_t)(len - KD_DEBUG_IO_SIZE);
-	if (d.api != KD_DEBUG_IO_PRINT && d.api != KD_DEBUG_IO_PROMPT)
+	uint32_t api = get_le32(body);
+	if (api != KD_DEBUG_IO_PRINT && api != KD_DEBUG_IO_PROMPT)
 		return KD_E_UNKNOWN;
 	// An answer to a prompt repeats the prompt's length without its text, so only a print can be checked.
-	if (d.api == KD_DEBUG_IO_PRINT) {
-		if (d.length > d.data_len)
-			return KD_E_RANGE;
-		d.data_len = d.length;
-	}
-	*ret = d;
+	uint32_t data_len = (uint32_t)(len - KD_DEBUG_IO_SIZE), length = get_le32(body + 8);
+	if (api == KD_DEBUG_IO_PRINT && length > data_len)
+		return KD_E_RANGE;
+	wire_zero(ret, sizeof(*ret));
+	struct codec c = reader(body);
+	xfer_debug_io(&c, ret);
+	ret->data = body + KD_DEBUG_IO_SIZE;
+	ret->data_len = api == KD_DEBUG_IO_PRINT ? length : data_len;
 	return KD_OK;
 }
 
@@ -688,16 +686,15 @@ int kd_trace_io_decode(const uint8_t *body, size_t len, struct kd_trace_io *ret)
 		return KD_E_SHORT;
 	if (len > KD_BODY_MAX)
 		return KD_E_RANGE;
-	struct kd_trace_io t;
-	struct codec c = reader(body);
-	xfer_trace_io(&c, &t);
-	t.data = body + KD_TRACE_IO_SIZE;
-	t.data_len = (uint32_t)(len - KD_TRACE_IO_SIZE);
-	if (t.api != KD_TRACE_IO_PRINT)
+	if (get_le32(body) != KD_TRACE_IO_PRINT)
 		return KD_E_UNKNOWN;
-	if (t.length > t.data_len)
+	if (get_le32(body + 8) > len - KD_TRACE_IO_SIZE)
 		return KD_E_RANGE;
-	*ret = t;
+	wire_zero(ret, sizeof(*ret));
+	struct codec c = reader(body);
+	xfer_trace_io(&c, ret);
+	ret->data = body + KD_TRACE_IO_SIZE;
+	ret->data_len = (uint32_t)(len - KD_TRACE_IO_SIZE);
 	return KD_OK;
 }
 

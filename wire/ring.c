@@ -114,6 +114,8 @@ static uint32_t copy_out(const struct ring *r, uint32_t pos, uint8_t *to, uint32
 		len -= n;
 		pos = advance(r, pos, n);
 	}
+	// What is looked at from here on is the copy: the compiler may not read the ring again in its place.
+	__atomic_signal_fence(__ATOMIC_SEQ_CST);
 	return pos;
 }
 
