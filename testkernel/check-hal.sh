@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: MIT
-# The bottom half of the test kernel proves itself: scenario selftest on both architectures, 1 to 8 CPUs, TCG and KVM,
+# The bottom half of the test kernel proves itself: scenario hal on both architectures, 1 to 8 CPUs, TCG and KVM,
 # both machines and 6 GiB of RAM; and what loader and tools/testkernel refuse. Prints `ok NAME`, `FAIL NAME: why` or
 # `skip NAME: why` per case and ends with `N passed, N failed, N skipped`; exit status 1 on a failure.
 #   VMKD_BUILD  the build folder (default build/)
@@ -34,7 +34,7 @@ boot() { # tools/testkernel's arguments; its output goes to $work/log
 selftest() { # name, arguments
     local name=$1 status why=''
     shift
-    boot --scenario selftest "$@"
+    boot --scenario hal "$@"
     status=$?
     [ $status = 0 ] || why="exit status $status; $(grep -m 3 -e FAIL -e '^pe:' -e '^boot:' -e unhandled "$work/log" | tr '\n' ';')"
     [ $status != 0 ] || grep -q '^selftest: 0 failed' "$work/log" || why='no verdict in the log'

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// scenario=selftest: the hal proves itself before anyone blames nt/ or a transport. Runs instead of nt_start; each
+// scenario=hal: the hal proves itself before anyone blames nt/ or a transport. Runs instead of nt_start; each
 // test logs one line, and the verdict is pass only when every line is.
 #include "testkernel/core/text.h"
 #include "testkernel/hal/state.h"
@@ -401,7 +401,7 @@ static void test_text(void)
     size_t len = hal_format(buf, sizeof buf, "%s %05u %x %llx %d %c%%", "a", 42u, 0xBEEFu, 0x123456789ABCull, -5, 'z');
     report("formats", !strcmp(buf, "a 00042 beef 123456789abc -5 z%") && len == strlen(buf));
     report("formats are cut off", hal_format(buf, 4, "abcdef") == 6 && !strcmp(buf, "abc"));
-    report("options", !hal_option("scenario", 0, buf, sizeof buf) && !strcmp(buf, "selftest") &&
+    report("options", !hal_option("scenario", 0, buf, sizeof buf) && !strcmp(buf, "hal") &&
                           hal_option("nothing", 0, buf, sizeof buf) == 1 && hal_option("scenario", 0, buf, 3) == 2);
     report("files", !strcmp(hal_file_name(0), hal_file_name(0)) && !hal_file_name(1000));
 }

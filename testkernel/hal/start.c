@@ -26,7 +26,7 @@ _Noreturn void hal_main(struct handoff *handoff)
             (void *)images[0].base, images[1].name, images[1].file, (void *)images[1].base);
 
     char scenario[16];
-    if (!hal_option("scenario", 0, scenario, sizeof scenario) && !strcmp(scenario, "selftest"))
+    if (!hal_option("scenario", 0, scenario, sizeof scenario) && !strcmp(scenario, "hal"))
         hal_selftest();
     nt_start(hal_boot);
     hal_idle_forever();
