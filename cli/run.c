@@ -333,7 +333,8 @@ static struct error *serve_until_end(struct run *r, struct loop *loop, struct wa
 
 static struct error *run_vm(struct run *r, struct loop *loop, struct watch *w, int *ret_status)
 {
-	struct broker_options options = { .name = r->name, .link = r->is_debugcon ? "debugcon" : "hook", .tcp = r->tcp, .no_ram = r->no_ram };
+	struct broker_options options = { .name = r->name, .link = r->is_debugcon ? "debugcon" : "hook", .tcp = r->tcp, .no_ram = r->no_ram,
+					  .ram_id = r->ram_id };
 	struct vm_facts facts = { 0 };
 	struct broker *broker = NULL;
 	int pid = 0;

@@ -69,6 +69,7 @@ static struct error *serve(struct serve *s, struct loop *loop)
 	if (error)
 		return error;
 	options.link = strcmp(facts.link, "debugcon") == 0 ? "debugcon" : "hook";
+	options.ram_id = facts.ram_id;
 	options.vm_pid = pid;
 	error = broker_create(loop, &options, &broker);
 	if (!error && pid)

@@ -544,7 +544,7 @@ static struct error *start(struct broker *b, const struct broker_options *o)
 	if (!error && o->tcp)
 		error = listen_tcp(b, o->tcp);
 	if (!error && strcmp(o->link, "debugcon") == 0)
-		error = link_debugcon_create(b->loop, b->name, &link_events, b, &b->link);
+		error = link_debugcon_create(b->loop, b->name, o->ram_id, &link_events, b, &b->link);
 	else if (!error)
 		error = link_hook_create(b->loop, b->name, &link_events, b, &b->link);
 	if (!error)

@@ -13,6 +13,7 @@
 struct broker_options {
 	const char *name; // of the VM; its runtime folder exists
 	const char *link; // "hook" or "debugcon"
+	const char *ram_id; // debugcon: QEMU's memory backend that is the guest's RAM
 	const char *tcp;  // ADDR:PORT to listen on besides kd.sock; NULL = do not
 	bool no_ram;      // do not answer from RAM
 	int vm_pid;       // 0 = not known yet

@@ -60,8 +60,8 @@ struct guest_link {
 ERROR_MUST_CHECK struct error *link_hook_create(struct loop *loop, const char *vm_name, const struct guest_link_events *events,
 						void *arg, struct guest_link **ret);
 
-// Attach to debugcon.sock and qmp.sock of this VM, and to its RAM. As above.
-ERROR_MUST_CHECK struct error *link_debugcon_create(struct loop *loop, const char *vm_name, const struct guest_link_events *events,
-						    void *arg, struct guest_link **ret);
+// Attach to debugcon.sock and monitor.sock of this VM, and to its RAM, which is the memory backend `ram_id` of QEMU. As above.
+ERROR_MUST_CHECK struct error *link_debugcon_create(struct loop *loop, const char *vm_name, const char *ram_id,
+						    const struct guest_link_events *events, void *arg, struct guest_link **ret);
 
 #endif

@@ -250,7 +250,7 @@ static bool is_young(const char *folder)
 
 static void remove_files(const char *folder)
 {
-	static const char *const files[] = { "kd.sock", "ctl.sock", "vmm.sock", "qmp.sock", "debugcon.sock", "vm.json", "vm.json.new",
+	static const char *const files[] = { "kd.sock", "ctl.sock", "vmm.sock", "qmp.sock", "monitor.sock", "debugcon.sock", "vm.json", "vm.json.new",
 					     "vm.lock", "lock" };
 	char path[RUNDIR_PATH_MAX + 32];
 

@@ -1,0 +1,553 @@
+// SPDX-License-Identifier: MIT
+// The link without anything injected: a doorbell (isa-debugcon on a Unix socket), the guest's RAM as a shared file, and QMP for the map and
+// for resets. The guest's calls run through the same machine as under the hook (vmm/call.h).
+//
+//   QEMU's sockets   debugcon.sock  bytes of the guest: rings and hellos
+//                    monitor.sock   QMP, for this broker alone
+//   on connecting    QMP: query-memdev -> find and map the file; info mtree -f -> where things are; then look for a module
+//                    that was there before us
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "serve/doorbell.h"
+#include "serve/guest_link.h"
+#include "serve/guest_ram.h"
+#include "serve/qmp.h"
+#include "serve/vmdir.h"
+#include "util/rundir.h"
+#include "util/sock.h"
+#include "vmm/call.h"
+
+#define RETRY_MS 20u // until QEMU has made its sockets; a failing connect costs next to nothing
+#define RETRY_LATER_MS 250u
+#define RETRY_EARLY_COUNT 100u
+// A late host's search: pages per turn of the loop (some milliseconds), and how often candidates are looked at. A live module counts its
+// polls at every clock tick, 64 times a second or more.
+#define SCAN_PAGES 8192u
+#define CANDIDATES_MAX 8u
+#define CANDIDATE_MS 50u
+
+#define NO_VCPU 0xFFFFFFFFu
+
+struct link_debugcon {
+	struct guest_link base;
+	char bell_path[RUNDIR_PATH_MAX], monitor_path[RUNDIR_PATH_MAX];
+	char ram_id[64];
+
+	struct loop_timer retry;
+	unsigned retries;
+	struct loop_source source; // the doorbell's socket
+	int fd;
+	struct doorbell doorbell;
+	struct qmp *qmp;
+	bool is_qmp_closed;
+
+	struct guest_ram ram;
+	bool is_map_asked;      // a map is on its way
+	bool is_hello_waiting;  // for that map
+	gpa_t hello;
+
+	uint64_t scan_offset;        // in the RAM's file
+	struct gpa_range scan_range; // being looked at; size 0 = none
+	struct area_cursor scan_cursor;
+	struct loop_timer scan;
+	struct area_candidate candidates[CANDIDATES_MAX];
+	unsigned candidate_count;
+	struct loop_timer watch; // of the candidates
+
+	struct loop_timer owed;  // something happened inside an op: tell it from the loop
+	bool is_stats_asked;
+	struct call call;
+};
+
+// For outcomes that change nothing here; the comment at the call says why.
+static void let_be(uint32_t outcome)
+{
+	(void)outcome;
+}
+
+static uint64_t now_ms(void)
+{
+	return loop_now_ns() / 1000000u;
+}
+
+static void set_remark(struct link_debugcon *d, struct error *error)
+{
+	snprintf(d->base.remark, sizeof(d->base.remark), "%.*s", (int)sizeof(d->base.remark) - 1, error->text);
+	error_free(error);
+}
+
+// ---- Driving the calls --------------------------------------------------------------------------------------
+
+static void give_message(struct link_debugcon *d, const struct call_message *message)
+{
+	const struct guest_link_events *ev = d->base.events;
+	struct link_guest guest;
+
+	switch (message->head.type) {
+	case LINK_REGISTERED:
+		memcpy(&guest, message->body, sizeof(guest));
+		ev->registered(d->base.arg, &guest);
+		break;
+	case LINK_UNREGISTERED:
+		ev->gone(d->base.arg, message->head.code);
+		break;
+	case LINK_PACKET:
+		ev->packet(d->base.arg, &message->head, message->body);
+		break;
+	case LINK_WAIT:
+		ev->waits(d->base.arg, &message->head);
+		break;
+	case LINK_BREAKIN_TAKEN:
+		ev->breakin_taken(d->base.arg);
+		break;
+	default:
+		break;
+	}
+}
+
+static void drive(struct link_debugcon *d)
+{
+	struct call_message message;
+
+	for (;;) {
+		switch (call_step(&d->call, now_ms(), &message)) {
+		case CALL_SEND:
+			// Sent first: what the session answers at once must find the wait open.
+			call_sent(&d->call);
+			give_message(d, &message);
+			break;
+		case CALL_ANSWER:
+			let_be(call_answer(&d->call)); // the guest reads it from its head
+			break;
+		default:
+			return;
+		}
+	}
+}
+
+// Inside an op: the answer is in the guest's head already; what else there is to say must wait for the loop.
+static void settle_in_op(struct link_debugcon *d)
+{
+	if (call_is_answered(&d->call))
+		let_be(call_answer(&d->call)); // as above
+	if (!d->call.area.is_registered && !d->owed.is_armed)
+		loop_timer_arm(d->base.loop, &d->owed, 0);
+}
+
+static void on_owed(struct loop_timer *timer)
+{
+	struct link_debugcon *d = timer->arg;
+
+	drive(d);
+	if (!d->is_stats_asked)
+		return;
+	d->is_stats_asked = false;
+	d->base.stats = d->call.stats;
+	d->base.stats.doorbells = d->doorbell.rings + d->doorbell.hellos;
+	d->base.messages_refused = d->doorbell.refused;
+	d->base.events->stats(d->base.arg);
+}
+
+static void begin(struct link_debugcon *d, const struct call_args *args)
+{
+	// A call that is still open is one that the guest has given up: this is its next.
+	if (d->call.state != CALL_ST_IDLE) {
+		call_kick(&d->call);
+		drive(d);
+	}
+	let_be(call_begin(&d->call, &d->ram.gpa, args, now_ms())); // pending or answered: drive finds out
+	d->base.refused_version = d->call.refused_version;
+	drive(d);
+}
+
+// ---- The doorbell -------------------------------------------------------------------------------------------
+
+static void ask_map(struct link_debugcon *d);
+
+static void candidates_forget(struct link_debugcon *d)
+{
+	d->candidate_count = 0;
+	loop_timer_cancel(d->base.loop, &d->watch);
+}
+
+static void register_area(struct link_debugcon *d, gpa_t head)
+{
+	struct call_args args = { .fn = CALL_REGISTER, .head = head, .vcpu = NO_VCPU };
+
+	begin(d, &args);
+	if (d->call.area.is_registered)
+		candidates_forget(d);
+}
+
+// The map may have changed since it was read (firmware moves shadows around), so a hello is judged by a fresh one. The RESETs
+// that came before the hello come before it here, too.
+static void take_hello(struct link_debugcon *d, gpa_t head)
+{
+	if (d->qmp)
+		qmp_drain(d->qmp);
+	d->hello = head;
+	d->is_hello_waiting = true;
+	ask_map(d);
+}
+
+// Somebody rings whom we do not know: a module that an earlier broker had registered. It is told to register again; who it is, the search
+// has found or will find.
+static void take_unknown_ring(struct link_debugcon *d)
+{
+	for (unsigned i = 0; i < d->candidate_count; i++)
+		let_be((uint32_t)area_write_refusal(&d->ram.gpa, d->candidates[i].head, CODE_REREGISTER)); // judged again there
+}
+
+static void take_ring(struct link_debugcon *d)
+{
+	struct call_args args;
+
+	if (call_args_from_head(&d->call, &args) != AREA_OK) {
+		if (d->call.area.is_registered) {
+			call_cut(&d->call, LINK_GONE_AREA);
+			drive(d);
+		}
+		take_unknown_ring(d);
+		return;
+	}
+	// The byte of a call that was seen with an earlier byte.
+	if (d->call.state != CALL_ST_IDLE && args.seq == d->call.seq && args.fn == d->call.fn)
+		return;
+	begin(d, &args);
+}
+
+static void on_bytes(struct link_debugcon *d, const uint8_t *bytes, size_t len)
+{
+	while (len) {
+		enum doorbell_event ev;
+		size_t used;
+		gpa_t head;
+
+		ev = doorbell_feed(&d->doorbell, bytes, len, &used, &head);
+		bytes += used;
+		len -= used;
+		if (ev == DOORBELL_EV_RING)
+			take_ring(d);
+		else if (ev == DOORBELL_EV_HELLO)
+			take_hello(d, head);
+	}
+}
+
+static void disconnect(struct link_debugcon *d);
+
+static void on_bell(struct loop_source *source, uint32_t events)
+{
+	struct link_debugcon *d = source->arg;
+	uint8_t bytes[512];
+	ssize_t len = recv(d->fd, bytes, sizeof(bytes), MSG_DONTWAIT);
+
+	(void)events;
+	if (len > 0)
+		on_bytes(d, bytes, (size_t)len);
+	else if (len == 0 || (errno != EAGAIN && errno != EINTR))
+		disconnect(d);
+}
+
+// ---- RAM ----------------------------------------------------------------------------------------------------
+
+static void take_map(void *arg, const cJSON *answer)
+{
+	struct link_debugcon *d = arg;
+	const char *text = cJSON_GetStringValue(answer);
+	struct error *error;
+
+	d->is_map_asked = false;
+	if (d->ram.fd < 0)
+		return;
+	error = text ? guest_ram_set_map(&d->ram, text, strlen(text), d->ram_id)
+		     : error_create(EPROTO, "QEMU does not answer `info mtree -f`");
+	if (error)
+		set_remark(d, error);
+	else
+		d->base.remark[0] = 0;
+	if (!d->scan.is_armed && d->ram.gpa.count && d->scan_offset == 0)
+		loop_timer_arm(d->base.loop, &d->scan, 0);
+	if (d->is_hello_waiting && d->ram.gpa.count) {
+		d->is_hello_waiting = false;
+		register_area(d, d->hello);
+	}
+}
+
+static void ask_map(struct link_debugcon *d)
+{
+	if (!d->qmp || d->is_map_asked || d->ram.fd < 0)
+		return;
+	d->is_map_asked = true;
+	qmp_execute(d->qmp, "{\"execute\":\"human-monitor-command\",\"arguments\":{\"command-line\":\"info mtree -f\"}}", take_map);
+}
+
+static uint64_t backend_size(const cJSON *list, const char *id)
+{
+	const cJSON *item;
+
+	cJSON_ArrayForEach(item, list) {
+		const char *name = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(item, "id"));
+		double size = cJSON_GetNumberValue(cJSON_GetObjectItemCaseSensitive(item, "size"));
+
+		if (name && strcmp(name, id) == 0 && size >= AREA_PAGE_SIZE && size < 1e15)
+			return (uint64_t)size;
+	}
+	return 0;
+}
+
+static void take_backends(void *arg, const cJSON *answer)
+{
+	struct link_debugcon *d = arg;
+	uint64_t size = backend_size(answer, d->ram_id);
+	struct error *error = size ? guest_ram_open(&d->ram, qmp_pid(d->qmp), size)
+				   : error_create(ENOENT, "QEMU has no memory backend '%s'", d->ram_id);
+
+	if (error)
+		set_remark(d, error);
+	else
+		ask_map(d);
+}
+
+static void on_qmp_event(void *arg, const char *name)
+{
+	struct link_debugcon *d = arg;
+	bool is_reset = strcmp(name, "RESET") == 0;
+
+	if (!is_reset && strcmp(name, "SHUTDOWN") != 0)
+		return;
+	candidates_forget(d);
+	d->is_hello_waiting = false;
+	call_end(&d->call, is_reset ? LINK_GONE_RESET : LINK_GONE_SHUTDOWN);
+	drive(d);
+	if (is_reset)
+		ask_map(d);
+}
+
+static void on_qmp_closed(void *arg)
+{
+	struct link_debugcon *d = arg;
+
+	d->is_qmp_closed = true;
+	loop_timer_arm(d->base.loop, &d->retry, 0); // not from inside its own callback
+}
+
+static const struct qmp_events qmp_events = { .event = on_qmp_event, .closed = on_qmp_closed };
+
+// ---- A module that was there before us --------------------------------------------------------------------
+
+static void add_candidate(struct link_debugcon *d, const struct area_candidate *candidate)
+{
+	if (d->candidate_count == CANDIDATES_MAX)
+		return;
+	d->candidates[d->candidate_count++] = *candidate;
+	if (!d->watch.is_armed)
+		loop_timer_arm(d->base.loop, &d->watch, CANDIDATE_MS);
+}
+
+static void on_scan(struct loop_timer *timer)
+{
+	struct link_debugcon *d = timer->arg;
+	struct area_candidate candidate;
+
+	if (d->call.area.is_registered || d->ram.fd < 0)
+		return;
+	if (!d->scan_range.size) {
+		d->scan_cursor = (struct area_cursor){ 0 };
+		if (!guest_ram_next_data(&d->ram, &d->scan_offset, &d->scan_range))
+			return; // the end: whoever comes now says hello
+	}
+	switch (area_scan(&(struct gpa_map){ &d->scan_range, 1 }, &d->scan_cursor, SCAN_PAGES, &candidate)) {
+	case AREA_OK:
+		add_candidate(d, &candidate);
+		break;
+	case AREA_E_NONE:
+		d->scan_range.size = 0;
+		break;
+	default:
+		break;
+	}
+	loop_timer_arm(d->base.loop, timer, 0);
+}
+
+// A live module is asked for a call; it answers with a hello, or with a ring that take_unknown_ring turns into one.
+static void on_watch(struct loop_timer *timer)
+{
+	struct link_debugcon *d = timer->arg;
+
+	if (d->call.area.is_registered)
+		return;
+	for (unsigned i = 0; i < d->candidate_count; i++)
+		let_be((uint32_t)area_candidate_call(&d->candidates[i])); // not alive now: perhaps the VM is paused; it is asked again
+	loop_timer_arm(d->base.loop, timer, CANDIDATE_MS);
+}
+
+// ---- Connections --------------------------------------------------------------------------------------------
+
+static void retry_later(struct link_debugcon *d)
+{
+	loop_timer_arm(d->base.loop, &d->retry, d->retries++ < RETRY_EARLY_COUNT ? RETRY_MS : RETRY_LATER_MS);
+}
+
+static void disconnect(struct link_debugcon *d)
+{
+	bool was_up = d->base.is_up;
+
+	loop_remove(d->base.loop, &d->source);
+	if (d->fd >= 0)
+		close(d->fd);
+	d->fd = -1;
+	qmp_destroy(d->qmp);
+	d->qmp = NULL;
+	d->is_qmp_closed = d->is_map_asked = d->is_hello_waiting = false;
+	candidates_forget(d);
+	loop_timer_cancel(d->base.loop, &d->scan);
+	d->scan_offset = 0;
+	d->scan_range.size = 0;
+	doorbell_reset(&d->doorbell);
+	call_cut(&d->call, LINK_GONE_SHUTDOWN);
+	if (d->call.state != CALL_ST_IDLE)
+		let_be(call_answer(&d->call)); // as above
+	d->call.owed = 0; // `down` says it all
+	d->call.is_known = false;
+	guest_ram_close(&d->ram);
+	d->base.is_up = false;
+	retry_later(d);
+	if (was_up)
+		d->base.events->down(d->base.arg);
+}
+
+static struct error *connect_bell(struct link_debugcon *d)
+{
+	struct error *error = sock_connect_unix(d->bell_path, SOCK_STREAM, SOCK_NONBLOCK, &d->fd);
+
+	if (!error)
+		error = loop_add(d->base.loop, &d->source, d->fd, EPOLLIN, on_bell, d);
+	return error;
+}
+
+static void on_retry(struct loop_timer *timer)
+{
+	struct link_debugcon *d = timer->arg;
+	struct error *error = NULL;
+
+	if (d->is_qmp_closed) {
+		disconnect(d);
+		return;
+	}
+	// QMP first: a hello is worth nothing without it.
+	if (!d->qmp)
+		error = qmp_create(d->base.loop, d->monitor_path, &qmp_events, d, &d->qmp);
+	if (!error && d->fd < 0)
+		error = connect_bell(d);
+	if (error) {
+		error_free(error); // not there yet, or gone for good: whoever follows the VM's process decides
+		retry_later(d);
+		return;
+	}
+	d->base.is_up = true;
+	d->retries = 0;
+	d->base.pid = qmp_pid(d->qmp);
+	d->base.events->up(d->base.arg);
+	qmp_execute(d->qmp, "{\"execute\":\"query-memdev\"}", take_backends);
+}
+
+// ---- Ops ----------------------------------------------------------------------------------------------------
+
+static void debugcon_deliver(struct guest_link *link, uint16_t kd_type, uint16_t hdr_len, const uint8_t *body, uint32_t body_len,
+			     bool resumes)
+{
+	struct link_debugcon *d = (struct link_debugcon *)link;
+
+	(void)resumes; // nobody else watches anything here
+	(void)call_deliver(&d->call, kd_type, hdr_len, body, body_len); // refusals are counted there
+	settle_in_op(d);
+}
+
+static void debugcon_breakin(struct guest_link *link)
+{
+	call_breakin(&((struct link_debugcon *)link)->call);
+}
+
+static void debugcon_breakin_cancel(struct guest_link *link)
+{
+	call_breakin_cancel(&((struct link_debugcon *)link)->call);
+}
+
+static void debugcon_resend(struct guest_link *link)
+{
+	struct link_debugcon *d = (struct link_debugcon *)link;
+
+	call_resend(&d->call);
+	settle_in_op(d);
+}
+
+static void debugcon_ask_stats(struct guest_link *link)
+{
+	struct link_debugcon *d = (struct link_debugcon *)link;
+
+	d->is_stats_asked = true;
+	loop_timer_arm(link->loop, &d->owed, 0);
+}
+
+static void debugcon_destroy(struct guest_link *link)
+{
+	struct link_debugcon *d = (struct link_debugcon *)link;
+
+	// A guest that lives on must not count on us: what may be dropped may be dropped.
+	call_broker_gone(&d->call, now_ms());
+	loop_timer_cancel(link->loop, &d->retry);
+	loop_timer_cancel(link->loop, &d->scan);
+	loop_timer_cancel(link->loop, &d->watch);
+	loop_timer_cancel(link->loop, &d->owed);
+	loop_remove(link->loop, &d->source);
+	if (d->fd >= 0)
+		close(d->fd);
+	qmp_destroy(d->qmp);
+	guest_ram_close(&d->ram);
+	free(d);
+}
+
+static const struct guest_link_ops debugcon_ops = {
+	.name = "debugcon",
+	.deliver = debugcon_deliver,
+	.breakin = debugcon_breakin,
+	.breakin_cancel = debugcon_breakin_cancel,
+	.resend = debugcon_resend,
+	.ask_stats = debugcon_ask_stats,
+	.destroy = debugcon_destroy,
+};
+
+struct error *link_debugcon_create(struct loop *loop, const char *vm_name, const char *ram_id, const struct guest_link_events *events,
+				   void *arg, struct guest_link **ret)
+{
+	struct link_debugcon *d = calloc(1, sizeof(*d));
+	struct error *error;
+
+	if (!d)
+		return error_create(ENOMEM, "out of memory");
+	d->base = (struct guest_link){ .ops = &debugcon_ops, .events = events, .arg = arg, .loop = loop };
+	d->fd = d->source.fd = -1;
+	d->retry = (struct loop_timer){ .fn = on_retry, .arg = d };
+	d->scan = (struct loop_timer){ .fn = on_scan, .arg = d };
+	d->watch = (struct loop_timer){ .fn = on_watch, .arg = d };
+	d->owed = (struct loop_timer){ .fn = on_owed, .arg = d };
+	snprintf(d->ram_id, sizeof(d->ram_id), "%s", ram_id);
+	guest_ram_init(&d->ram);
+	call_init(&d->call, now_ms());
+	call_broker_came(&d->call);
+	error = rundir_path(vm_name, "debugcon.sock", d->bell_path);
+	if (!error)
+		error = rundir_path(vm_name, "monitor.sock", d->monitor_path);
+	if (error) {
+		free(d);
+		return error;
+	}
+	loop_timer_arm(loop, &d->retry, 0);
+	*ret = &d->base;
+	return NULL;
+}
