@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Runs every unit test program of one build folder: tests/units.py build [NAME…]. cmocka's own counts are added up; a program
-that is not cmocka's counts as one test by its exit status."""
+"""Runs every unit test program of one build folder: tests/units.py build [NAME…]. The tests of cmocka and lines `ok NAME`, `not ok NAME` are
+counted one by one; a program that prints neither counts as one test by its exit status."""
 import os
 import re
 import signal
@@ -13,9 +13,9 @@ from report import Report
 
 ROOT = Path(__file__).resolve().parent.parent
 HANG_GUARD_S = 300  # several hundred times what a test takes
-CMOCKA_OK = re.compile(r"^\[       OK \] (\S+)", re.M)
-CMOCKA_FAILED = re.compile(r"^\[  FAILED  \] (\S+)$", re.M)
-CMOCKA_SKIPPED = re.compile(r"^\[  SKIPPED \] (\S+)$", re.M)
+SAID_OK = re.compile(r"^(?:\[       OK \]|ok) (.+)$", re.M)
+SAID_FAILED = re.compile(r"^(?:\[  FAILED  \]|not ok) (\S+).*$", re.M)
+SAID_SKIPPED = re.compile(r"^\[  SKIPPED \] (\S+)$", re.M)
 SANITIZER = re.compile(r"(ERROR: \w+Sanitizer|runtime error:).*")
 
 
@@ -56,16 +56,16 @@ def one(program, report):
         return
     status, text = run(program)
     print(f"---- {name}\n{text}")
-    for test in CMOCKA_OK.findall(text):
+    for test in SAID_OK.findall(text):
         report.ok(f"{name}/{test}")
-    for test in set(CMOCKA_SKIPPED.findall(text)):
+    for test in set(SAID_SKIPPED.findall(text)):
         report.skip(f"{name}/{test}", "see its output")
-    failed = sorted(set(CMOCKA_FAILED.findall(text)))
+    failed = sorted(set(SAID_FAILED.findall(text)))
     for test in failed:
         report.fail(f"{name}/{test}", "see its output")
     if status != 0 and not failed:
         report.fail(name, why(status, text))
-    elif status == 0 and not CMOCKA_OK.search(text):
+    elif status == 0 and not SAID_OK.search(text):
         report.ok(name)
 
 
