@@ -268,6 +268,7 @@ void hal_send_freeze(uint32_t cpu_mask, bool as_nmi);
 void hal_timer_start(unsigned hz);
 void hal_timer_stop(void);
 
+/* This CPU's interrupt flag, and waiting for what it lets in. */
 void hal_interrupts_on(void);
 bool hal_interrupts_off(void);            /* return: they were on */
 void hal_interrupts_restore(bool were_on);
@@ -289,12 +290,15 @@ struct hal_table {
     uint16_t limit;
     uintptr_t base;
 };
+
+/* What the instructions of these names store. */
 struct hal_table hal_sgdt(void);
 struct hal_table hal_sidt(void);
 uint16_t hal_str(void);
 uint16_t hal_sldt(void);
 uint16_t hal_segment(unsigned which); /* 0 cs 1 ss 2 ds 3 es 4 fs 5 gs */
 
+/* One access of that width. Any context. */
 uint8_t hal_in8(uint16_t port);
 uint16_t hal_in16(uint16_t port);
 uint32_t hal_in32(uint16_t port);
