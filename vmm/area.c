@@ -178,6 +178,14 @@ int area_read_words(const struct area *a, struct area_words *ret)
 	return AREA_OK;
 }
 
+static void write_code(struct area_head *h, uint32_t code, uint32_t seq)
+{
+	order_store_release(&h->host_version, AREA_VERSION);
+	order_store_release(&h->reply_code, RESULT_TAG | code);
+	// Pairs with the guest's acquire of reply_seq in its spin: everything written before is visible with it.
+	order_store_release(&h->reply_seq, seq);
+}
+
 int area_write_reply(struct area *a, uint32_t host_flags, uint32_t code, uint32_t seq)
 {
 	if (!area_owns_page(a, 0))
@@ -186,12 +194,9 @@ int area_write_reply(struct area *a, uint32_t host_flags, uint32_t code, uint32_
 	order_store_release(&h->tx_tail, a->tx.tail);
 	order_store_release(&h->rx_head, a->rx.head);
 	order_store_release(&h->tx_done_seq, a->tx_done_seq);
-	order_store_release(&h->host_version, AREA_VERSION);
 	order_store_release(&h->host_features, a->features);
 	order_store_release(&h->host_flags, host_flags);
-	order_store_release(&h->reply_code, RESULT_TAG | code);
-	// Pairs with the guest's acquire of reply_seq in its spin: everything above is visible with it.
-	order_store_release(&h->reply_seq, seq);
+	write_code(h, code, seq);
 	return AREA_OK;
 }
 
@@ -204,6 +209,14 @@ int area_write_taken(struct area *a)
 	return AREA_OK;
 }
 
+int area_write_code(struct area *a, uint32_t code, uint32_t seq)
+{
+	if (!area_owns_page(a, 0))
+		return AREA_E_LOST;
+	write_code(head_of(a), code, seq);
+	return AREA_OK;
+}
+
 int area_write_refusal(const struct gpa_map *map, gpa_t head, uint32_t code)
 {
 	uint8_t *page = gpa_map_page(map, head);
@@ -213,11 +226,7 @@ int area_write_refusal(const struct gpa_map *map, gpa_t head, uint32_t code)
 	copy_in(&copy, page, sizeof(copy));
 	if (!is_head(&copy, head))
 		return AREA_E_ADDRESS;
-	struct area_head *h = (struct area_head *)page;
-	order_store_release(&h->host_version, AREA_VERSION);
-	order_store_release(&h->reply_code, RESULT_TAG | code);
-	// Pairs with the guest's acquire of reply_seq in its spin.
-	order_store_release(&h->reply_seq, copy.call_seq);
+	write_code((struct area_head *)page, code, copy.call_seq);
 	return AREA_OK;
 }
 

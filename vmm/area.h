@@ -92,6 +92,10 @@ WIRE_MUST_CHECK int area_write_reply(struct area *a, uint32_t host_flags, uint32
 // dies in it leaves the truth behind. -> AREA_OK, AREA_E_LOST (nothing written).
 WIRE_MUST_CHECK int area_write_taken(struct area *a);
 
+// Publish an answer and nothing of the rings: for a guest whose memory has travelled in time, and whose words about what was taken
+// are true for it. -> AREA_OK, AREA_E_LOST (nothing written).
+int area_write_code(struct area *a, uint32_t code, uint32_t seq);
+
 // The same for a head that did not get registered (code VERSION, REFUSED, REREGISTER): reply words and host_version only.
 // `head` is judged again: RAM, magic, nonce not 0, index 0, its own address in page_gpa[0]. -> AREA_OK, AREA_E_ADDRESS.
 int area_write_refusal(const struct gpa_map *map, gpa_t head, uint32_t code);

@@ -81,17 +81,19 @@ static uint32_t conclude(struct call *c, uint32_t code, uint32_t seq)
 }
 
 // The registration is over and the guest has to begin again.
-static uint32_t conclude_lost(struct call *c, uint32_t gone, uint32_t seq)
-{
-	(void)conclude(c, CODE_REREGISTER, seq); // if the page is lost, EAX still says it
-	call_cut(c, gone);
-	return CODE_REREGISTER;
-}
-
 static uint32_t conclude_guest_error(struct call *c, uint32_t seq)
 {
 	c->stats.refused++;
-	return conclude_lost(c, LINK_GONE_GUEST_ERROR, seq);
+	(void)conclude(c, CODE_REREGISTER, seq); // if the page is lost, EAX still says it
+	call_cut(c, LINK_GONE_GUEST_ERROR);
+	return CODE_REREGISTER;
+}
+
+static uint32_t conclude_travelled(struct call *c, uint32_t seq)
+{
+	(void)area_write_code(&c->area, CODE_REREGISTER, seq);
+	call_cut(c, LINK_GONE_AREA);
+	return CODE_REREGISTER;
 }
 
 static void answer(struct call *c, uint32_t code)
@@ -251,7 +253,7 @@ uint32_t call_begin(struct call *c, const struct gpa_map *map, const struct call
 	                    args->fn == c->last_fn;
 	c->fn = args->fn;
 	if (has_travelled(c, &w))
-		return conclude_lost(c, LINK_GONE_AREA, w.call_seq);
+		return conclude_travelled(c, w.call_seq);
 	if (!is_well_formed(args, &w)) {
 		c->stats.refused++;
 		forget_wait(c);

@@ -12,3 +12,4 @@ $(O)/tests/vmm-hook: | $(O)/libvmkd-vmm.so
 endif
 
 $(call unit_test,vmm-area,vmm/area_test.c vmm/fake_guest.c $(VMM_CORE),-lcmocka)
+$(call unit_test,vmm-call,vmm/call_test.c vmm/fake_guest.c $(VMM_CORE),-lcmocka)
