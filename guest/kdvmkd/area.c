@@ -95,6 +95,7 @@ static void start_words(struct area *a, const struct machine *m, void *ctx)
 	wire_zero(h->reserved_a0, sizeof(h->reserved_a0));
 	wire_zero(h->reserved_e4, sizeof(h->reserved_e4));
 	wire_zero(h->reserved_104, sizeof(h->reserved_104));
+	wire_zero(h->reserved_400, sizeof(h->reserved_400));
 }
 
 void area_prepare(struct area *a, const struct machine *m, void *ctx)

@@ -63,15 +63,16 @@ static uint32_t do_register(struct fakehost *h, uint64_t gpa)
 	return CODE_OK;
 }
 
-static void collect(struct fakehost *h, struct area_head *head)
+// -> false: what the guest has put into the ring cannot be.
+static bool collect(struct fakehost *h, struct area_head *head)
 {
 	struct ring_packet p;
 	static uint8_t body[RECORD_BODY_MAX];
-	if (ring_set_head(&h->tx, head->tx_head)) {
+	int err = ring_set_head(&h->tx, head->tx_head);
+	if (err) {
 		h->protocol_errors++;
-		return;
+		return false;
 	}
-	int err;
 	while ((err = ring_take(&h->tx, &p, body)) == RING_OK) {
 		if ((int32_t)(p.seq - h->tx_done_seq) <= 0)
 			continue;
@@ -83,6 +84,7 @@ static void collect(struct fakehost *h, struct area_head *head)
 	}
 	if (err == RING_E_RECORD)
 		h->protocol_errors++;
+	return err != RING_E_RECORD;
 }
 
 static uint32_t wait(struct fakehost *h, struct area_head *head)
@@ -122,8 +124,10 @@ static uint32_t answer_naturally(struct fakehost *h, uint32_t fn, uint64_t gpa)
 	}
 	if (!h->has_broker && !(head->call_flags & CALL_F_WAIT))
 		return CODE_NOBODY;
-	if (h->has_broker)
-		collect(h, head);
+	if (h->has_broker && !collect(h, head)) {
+		h->is_registered = false;
+		return CODE_REREGISTER;
+	}
 	if (fn == CALL_EXCHANGE && (head->call_flags & CALL_F_WAIT))
 		return wait(h, head);
 	if (fn == CALL_POLL && h->is_breakin) {

@@ -136,6 +136,7 @@ static void write_call(struct transport *t, uint32_t fn, uint32_t flags, uint32_
 	t->open_fn = fn;
 	t->open_flags = flags;
 	t->open_want = want;
+	h->tx_base = t->area.tx.tail; // a host that reads an old hello only now registers from here
 	h->call_fn = fn;
 	h->call_flags = flags;
 	h->call_want = want;
@@ -188,8 +189,11 @@ static bool note_answer(struct transport *t, uint32_t code)
 		if (code != CODE_REREGISTER)
 			area_count_refused(&t->area);
 		link_lose(t);
+		if (++t->refusal_count >= REFUSALS_MAX)
+			area_discard(&t->area); // the host cannot digest what is in the ring: a torn record, say
 		return false;
 	}
+	t->refusal_count = 0;
 	t->is_nobody = code == CODE_NOBODY;
 	if (area_sync(&t->area)) {
 		link_lose(t);

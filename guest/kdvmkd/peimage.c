@@ -83,8 +83,10 @@ bool peimage_find(const void *inside, peimage_is_mapped is_mapped, struct peimag
 static bool is_name(const struct peimage *image, uint32_t rva, const char *name)
 {
 	for (uint32_t i = 0;; i++) {
-		const uint8_t *c = at(image, rva + i, 1);
-		if (!c || *c != (uint8_t)name[i])
+		bool is_new_page = i == 0 || (uintptr_t)(image->base + rva + i) % PAGE == 0;
+		if (is_new_page && !at(image, rva + i, 1)) // the image's end is a page's end
+			return false;
+		if (image->base[rva + i] != (uint8_t)name[i])
 			return false;
 		if (!name[i])
 			return true;

@@ -42,3 +42,5 @@ $(eval $(call kdvmkd_dll_,x86))
 KDVMKD_FAKE := $(KDVMKD_CORE) guest/kdvmkd/fakehost.c
 $(call unit_test,kdvmkd_transport_refusal,$(KDVMKD_FAKE) guest/kdvmkd/transport_refusal_test.c,-lcmocka)
 $(call unit_test,kdvmkd_transport,$(KDVMKD_FAKE) guest/kdvmkd/transport_test.c,-lcmocka)
+$(call unit_test,kdvmkd_peimage,guest/kdvmkd/peimage.c guest/kdvmkd/peimage_test.c,-lcmocka)
+$(call fuzz_target,kdvmkd_transport,$(KDVMKD_FAKE) guest/kdvmkd/transport_fuzz.c)

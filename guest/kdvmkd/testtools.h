@@ -5,10 +5,18 @@
 
 #include "guest/kdvmkd/fakehost.h"
 
+#include <string.h>
+#ifdef TESTTOOLS_FUZZ // a fuzzer dies where a unit test fails
+#include <stdlib.h>
+#define assert_true(condition) do { if (!(condition)) abort(); } while (0)
+#define assert_false(condition) assert_true(!(condition))
+#define assert_int_equal(a, b) assert_true((a) == (b))
+#define assert_int_not_equal(a, b) assert_true((a) != (b))
+#else
 #include <setjmp.h>
 #include <stdarg.h>
-#include <string.h>
 #include <cmocka.h>
+#endif
 
 struct bench {
 	struct fakehost h;
@@ -92,8 +100,9 @@ static inline void assert_works(void)
 	assert_int_not_equal(bench.t.link, LINK_NONE);
 	uint32_t got = h->got_count;
 	uint32_t code = RECEIVE_RESEND;
-	for (uint32_t i = 0; i < 4 && code == RECEIVE_RESEND; i++) { // what went before may ask for one
-		send_exception();
+	for (uint32_t i = 0; i < 4 && code != RECEIVE_OK; i++) { // what went before may cost a turn, as the kernel makes them
+		if (code == RECEIVE_RESEND)
+			send_exception();
 		h->queue_count = 0;
 		queue_request(0x5A, 100);
 		code = receive();

@@ -40,6 +40,7 @@
 #define SPIN_MAX 2000000u                 // turns of any of these spins where the counter stands still
 #define RETRY_MAX 1000u                   // repetitions of a call answered RETRY within one entry
 #define REGISTER_TURNS_MAX 3u             // registrations within one entry
+#define REFUSALS_MAX 3u                   // answers in a row that end the registration: then give up what is in the ring
 #define REFUSED_SECONDS 10u               // between probes of a host that refuses the area
 #define VERSION_SECONDS 30u               // between probes of a host that speaks another version
 #define SLEEP_SECONDS 10u                 // after transport_sleep, if nobody ever calls transport_wake
@@ -93,6 +94,7 @@ struct transport {
 	uint32_t quiet_seconds;    // no probes for so long
 	bool is_asleep;            // unregistered by transport_sleep: a packet that comes all the same wakes the link
 	uint32_t silent_count;     // calls, or seconds of a wait, without an answer
+	uint32_t refusal_count;    // calls in a row that ended in a new registration
 	bool is_nobody;            // the last answer was NOBODY, or there was none
 
 	// Once a second
