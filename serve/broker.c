@@ -352,6 +352,8 @@ static void on_connection(struct loop_source *source, uint32_t events)
 		close(fd);
 		return;
 	}
+	if (b->client)
+		client_notice_end(b->client);
 	if (b->client) {
 		turn_away(b, fd);
 		return;

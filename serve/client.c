@@ -2,6 +2,7 @@
 #include "serve/client.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -223,6 +224,15 @@ static void on_socket(struct loop_source *source, uint32_t events)
 	c->in_len += len > 0 ? (size_t)len : 0;
 	feed(c);
 	end_batch(c);
+}
+
+void client_notice_end(struct client *c)
+{
+	struct pollfd state = { .fd = c->fd, .events = POLLRDHUP };
+
+	// Bounded: a peer that is gone cannot write more than the socket holds.
+	for (int i = 0; i < 64 && !c->is_hung_up && poll(&state, 1, 0) > 0; i++)
+		on_socket(&c->source, EPOLLIN);
 }
 
 static void on_timer(struct loop_timer *timer)

@@ -49,6 +49,10 @@ void client_flush(struct client *client);
 
 const struct kdcom_counters *client_counters(const struct client *client);
 
+// If the other end has hung up, take what it still said and call events.left now: a debugger that comes back at once must not find
+// its own old connection in the way.
+void client_notice_end(struct client *client);
+
 // Say one line to a debugger that is not wanted, as a debug print, and hang up once it has had a chance to read it. Takes `fd`.
 // A client that cannot be told is simply hung up on.
 void client_turn_away(struct loop *loop, int fd, const char *text);

@@ -245,6 +245,7 @@ static void client_give(struct session *s, enum session_item_kind kind, uint16_t
 static void client_give_current(struct session *s)
 {
 	s->is_current_told = false;
+	s->is_greeting_due = false;
 	if (!s->has_client)
 		return;
 	queue_put(s, ITEM_CURRENT, 0, NULL, 0);
@@ -569,13 +570,14 @@ void session_client_came(struct session *s)
 	s->client++;
 	s->expected = 0;
 	s->is_current_told = false;
-	if (s->current.kd_type)
-		client_give_current(s);
+	s->is_greeting_due = true;
+	s->is_greeting_timed = false;
 }
 
 void session_client_left(struct session *s)
 {
 	s->has_client = false;
+	s->is_greeting_due = false;
 	s->client++;
 	queue_clear(s);
 	s->is_in_flight = false;
@@ -634,6 +636,7 @@ void session_client_reset(struct session *s)
 						(s->in_flight_kind == ITEM_CURRENT && s->is_current_told));
 
 	s->client++; // an answer that is still to come was for the time before
+	s->is_greeting_due = false;
 	s->is_notice_open = false;
 	queue_drop(s, ITEM_REPLY);
 	queue_drop(s, ITEM_NOTICE);
@@ -671,9 +674,28 @@ bool session_awaits_reply(const struct session *s)
 
 // ---- Time --------------------------------------------------------------------------------------------------
 
-void session_timer(struct session *s, uint64_t now_ms)
+static void greeting_timer(struct session *s, uint64_t now_ms)
 {
-	if (!s->is_notice_open || s->is_in_flight)
+	if (!s->is_greeting_due)
+		return;
+	if (!s->is_greeting_timed) {
+		s->is_greeting_timed = true;
+		s->greeting_at_ms = now_ms + SESSION_GREETING_MS;
+	} else if (now_ms >= s->greeting_at_ms) {
+		s->is_greeting_due = false;
+		if (s->current.kd_type)
+			client_give_current(s);
+	}
+}
+
+static bool is_notice_read(const struct session *s)
+{
+	return s->is_notice_open && !s->is_in_flight;
+}
+
+static void notice_timer(struct session *s, uint64_t now_ms)
+{
+	if (!is_notice_read(s))
 		return;
 	if (!s->is_notice_timed) {
 		s->is_notice_timed = true;
@@ -683,9 +705,16 @@ void session_timer(struct session *s, uint64_t now_ms)
 	}
 }
 
+void session_timer(struct session *s, uint64_t now_ms)
+{
+	greeting_timer(s, now_ms);
+	notice_timer(s, now_ms);
+}
+
 uint64_t session_deadline(const struct session *s)
 {
-	if (!s->is_notice_open || s->is_in_flight)
-		return UINT64_MAX;
-	return s->is_notice_timed ? s->notice_until_ms : 0;
+	uint64_t greeting = !s->is_greeting_due ? UINT64_MAX : s->is_greeting_timed ? s->greeting_at_ms : 0;
+	uint64_t notice = !is_notice_read(s) ? UINT64_MAX : s->is_notice_timed ? s->notice_until_ms : 0;
+
+	return greeting < notice ? greeting : notice;
 }

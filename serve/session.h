@@ -37,6 +37,9 @@
 // How long the client may think about a reboot notice before the new boot's packets follow. Only a client that ignores
 // the notice ever waits so long.
 #define SESSION_NOTICE_MS 3000u
+// A new client of a stopped guest is given so long to send its RESET, as all known debuggers do at first; the state change then follows
+// with ids that both agree on. Sent at once it would cross the RESET, and its acknowledgement would be taken for the repetition's.
+#define SESSION_GREETING_MS 100u
 // A request that the guest lost (it registered anew before taking it) is given to it so often.
 #define SESSION_REDELIVER_MAX 3u
 
@@ -115,6 +118,9 @@ struct session {
 	uint32_t client;       // generation: changes when a client comes, leaves or resynchronises
 	uint16_t expected;     // what ops.client_expect was told last
 	bool is_current_told;  // `current` was sent to this client, in this generation
+	bool is_greeting_due;  // `current` waits for the client's RESET, or for SESSION_GREETING_MS
+	bool is_greeting_timed;
+	uint64_t greeting_at_ms;
 	bool is_in_flight;
 	enum session_item_kind in_flight_kind;
 	bool is_notice_open;   // the client was given a reboot notice and has not continued
