@@ -75,10 +75,10 @@ enum kdcom_event_kind {
 	KDCOM_EV_SENT,     // own packet in flight was acknowledged; is_assumed
 	KDCOM_EV_BREAKIN,  // target: the debugger wants a stop. May come several times in a row
 	// The peer resynchronised; both ids are new, an answer is in the output where one is due. is_answer, is_lost.
-	// Discard what else is already buffered from the peer (the rest of this read and what the socket has) before you feed again:
-	// that ends the bouncing of RESETs on channels that buffer (KD reference, section 1.5).
-	// Target: a packet in flight is kept and sent again under the new id (is_lost false); without one in flight send the state
-	// change or prompt again. Debugger: a packet in flight is forgotten (is_lost); wait for the state change.
+	// Target: discard what else is already buffered from the peer (the rest of this read and what the socket has), or at least the RESETs at
+	// its start, before you feed again: that ends the bouncing of RESETs on channels that buffer (KD reference, section 1.5). A packet in
+	// flight is kept and sent again under the new id; without one in flight send the state change or prompt again.
+	// Debugger: keep what follows, it is the state change. A packet in flight is forgotten (is_lost); redo it after the state change.
 	KDCOM_EV_RESET,
 	KDCOM_EV_RESEND_REQUEST, // target, nothing in flight: the debugger wants the state change or prompt again
 	KDCOM_EV_GIVEN_UP, // timer: nobody acknowledged. The packet is forgotten. Target: ids are as after a start.

@@ -184,7 +184,7 @@ static void tell_time(void)
 		note_event(&ev);
 }
 
-// As an owner does: after a RESET, what else is buffered is discarded.
+// As an owner does: after a RESET, a target discards what else is buffered.
 static void hear(const uint8_t *bytes, size_t len)
 {
 	struct kdcom_event ev;
@@ -195,7 +195,7 @@ static void hear(const uint8_t *bytes, size_t len)
 		len -= used;
 		if (ev.kind != KDCOM_EV_NONE)
 			note_event(&ev);
-		if (ev.kind == KDCOM_EV_RESET)
+		if (ev.kind == KDCOM_EV_RESET && play.k.role == KDCOM_TARGET)
 			len = 0;
 	} while (ev.kind != KDCOM_EV_NONE);
 	tell_time();
