@@ -194,6 +194,9 @@ static void show_module(struct console *console, const struct vmkd_module *modul
 
 	fprintf(console->out, "%s %s   ", format_address(start, module->base, is_32bit), format_address(end, module->base + module->size, is_32bit));
 	format_target_text(console->out, module->short_name, strlen(module->short_name));
+	fprintf(console->out, "%*s (", (int)(strlen(module->short_name) < 8 ? 8 - strlen(module->short_name) : 0), "");
+	format_target_text(console->out, module->name, strlen(module->name));
+	fputc(')', console->out);
 	if (is_verbose) {
 		struct vmkd_error *error = vmkd_module_timestamp(console->target, module->base, &stamp);
 		fputs("\n    Image path: ", console->out);
@@ -272,7 +275,7 @@ COMMAND(cmd_lm)
 	if (error)
 		return error;
 	bool is_32bit = session_is_32bit(console);
-	fprintf(console->out, is_32bit ? "start    end        module name\n" : "start             end                 module name\n");
+	fprintf(console->out, is_32bit ? "start    end        module name (image)\n" : "start             end                 module name (image)\n");
 	for (size_t i = 0; i < vmkd_modules_count(modules); i++) {
 		const struct vmkd_module *module = vmkd_modules_at(modules, i);
 		if (!passes(&filter, module))

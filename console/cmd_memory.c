@@ -14,21 +14,32 @@
 #define STRING_DEFAULT 1024u   // bytes that da and du look for a NUL in
 #define CODE_DEFAULT 8u        // instructions
 #define PATTERN_MAX 256u
+#define CODE_MAX 0x10000u      // instructions at once
 #define FILE_CHUNK 0x10000u    // between two looks at Ctrl-C
 #define PATH_MAX_LEN 1024u
 
 // ---- shared --------------------------------------------------------------------------------------------------------------------
 
-// A fault is an answer for a display command: what cannot be read is shown as ??.
-static struct vmkd_error *read_shown(struct console *console, uint64_t address, uint8_t *bytes, size_t len, size_t *ret_done)
+// What cannot be read is shown as ??: a fault goes to *ret_fault, to be shown in this way and no more, or returned in the end.
+static struct vmkd_error *read_shown(struct console *console, uint64_t address, uint8_t *bytes, size_t len, size_t *ret_done,
+				     struct vmkd_error **ret_fault)
 {
 	struct vmkd_error *error = vmkd_target_read(console->target, VMKD_VIRTUAL, address, bytes, len, ret_done);
 
-	if (error && error->code == VMKD_E_FAULT) {
-		vmkd_error_destroy(error);
-		return NULL;
-	}
-	return error;
+	*ret_fault = NULL;
+	if (!error || error->code != VMKD_E_FAULT)
+		return error;
+	*ret_fault = error;
+	return NULL;
+}
+
+// The end of a display of which not even the first byte could be read: a user has seen the ??, a script needs a status.
+static struct vmkd_error *finish_fault(struct console *console, bool is_nothing_shown, struct vmkd_error *fault)
+{
+	if (fault && is_nothing_shown && !console->is_interactive)
+		return fault;
+	vmkd_error_destroy(fault);
+	return NULL;
 }
 
 static struct vmkd_error *expect_end(const char *name, const char *rest)
@@ -81,12 +92,16 @@ static struct vmkd_error *dump_memory(struct console *console, const char *name,
 
 	for (uint64_t at = 0; at < len;) {
 		size_t chunk = len - at < sizeof(bytes) ? (size_t)(len - at) : sizeof(bytes), done = 0;
+		struct vmkd_error *fault;
 		if (take_interrupt())
 			return interrupted(name);
-		struct vmkd_error *error = read_shown(console, address + at, bytes, chunk, &done);
+		struct vmkd_error *error = read_shown(console, address + at, bytes, chunk, &done, &fault);
 		if (error)
 			return error;
 		format_dump(console->out, style, address + at, is_32bit, bytes, chunk, done);
+		error = finish_fault(console, at + done == 0, fault);
+		if (error)
+			return error;
 		at += chunk;
 	}
 	console->dump.next = address + len;
@@ -97,7 +112,8 @@ static struct vmkd_error *dump_string(struct console *console, unsigned unit, ui
 {
 	uint8_t bytes[STRING_DEFAULT];
 	size_t want = len != 0 && len < sizeof(bytes) ? (size_t)len : sizeof(bytes), done = 0;
-	struct vmkd_error *error = read_shown(console, address, bytes, want, &done);
+	struct vmkd_error *fault;
+	struct vmkd_error *error = read_shown(console, address, bytes, want, &done, &fault);
 
 	if (error)
 		return error;
@@ -109,7 +125,7 @@ static struct vmkd_error *dump_string(struct console *console, unsigned unit, ui
 		done = format_string(console->out, unit, address, session_is_32bit(console), bytes, done);
 	}
 	console->dump.next = address + done;
-	return NULL;
+	return finish_fault(console, done <= unit, fault);
 }
 
 COMMAND(cmd_dump)
@@ -230,8 +246,10 @@ COMMAND(cmd_search)
 			vmkd_error_destroy(error);
 			return NULL;
 		}
+		struct vmkd_error *fault = NULL;
 		if (!error)
-			error = read_shown(console, found, bytes, sizeof(bytes), &done);
+			error = read_shown(console, found, bytes, sizeof(bytes), &done, &fault);
+		vmkd_error_destroy(fault);
 		if (error)
 			return error;
 		format_dump(console->out, DUMP_BYTES, found, is_32bit, bytes, sizeof(bytes), done);
@@ -275,7 +293,7 @@ static struct vmkd_error *unassemble(struct console *console, uint64_t address, 
 	size_t done = 0, at = 0;
 	struct disasm instruction;
 	char symbol[FORMAT_SYMBOL_MAX];
-	struct vmkd_error *error = session_arch(console, &arch);
+	struct vmkd_error *fault = NULL, *error = session_arch(console, &arch);
 
 	if (error)
 		return error;
@@ -284,12 +302,11 @@ static struct vmkd_error *unassemble(struct console *console, uint64_t address, 
 		if (done - at < DISASM_LENGTH_MAX) {
 			address += at;
 			at = 0;
-			error = read_shown(console, address, bytes, sizeof(bytes), &done);
+			vmkd_error_destroy(fault);
+			error = read_shown(console, address, bytes, sizeof(bytes), &done, &fault);
 			if (error)
 				return error;
 		}
-		if (take_interrupt())
-			return interrupted("u");
 		if (at >= done) {
 			char text[FORMAT_ADDRESS_MAX];
 			fprintf(console->out, "%s ??              ???\n", format_address(text, address + at, arch == VMKD_ARCH_X86));
@@ -301,7 +318,7 @@ static struct vmkd_error *unassemble(struct console *console, uint64_t address, 
 	}
 	console->code.next = address + at;
 	console->code.is_set = true;
-	return NULL;
+	return finish_fault(console, done == 0, fault);
 }
 
 COMMAND(cmd_unassemble)
@@ -311,11 +328,12 @@ COMMAND(cmd_unassemble)
 
 	if (error)
 		return error;
-	// `u ADDR L5` counts instructions, `u ADDR END` bytes.
-	bool is_count = strpbrk(arguments, "L") != NULL || (range.len != 0 && strchr(arguments, 'l') && !range.has_address);
+	// `u ADDR L5` counts instructions, `u ADDR LAST` ends at an address.
 	if (range.len == 0)
 		return unassemble(console, range.address, CODE_DEFAULT, 0);
-	return is_count ? unassemble(console, range.address, range.len, 0) : unassemble(console, range.address, UINT64_MAX, range.address + range.len);
+	if (range.is_counted)
+		return unassemble(console, range.address, range.len < CODE_MAX ? range.len : CODE_MAX, 0);
+	return unassemble(console, range.address, CODE_MAX, range.address + range.len);
 }
 
 // ---- files ---------------------------------------------------------------------------------------------------------------------

@@ -43,7 +43,8 @@ static struct vmkd_error *run_one(struct console *console, const char *text)
 		return vmkd_error_create(VMKD_E_ARGUMENT, "there is no command '%.*s': .help lists them", (int)(len < 40 ? len : 40), text);
 	const char *arguments = text + len;
 	arguments += strspn(arguments, " \t");
-	return command->run(console, command->name, arguments);
+	struct vmkd_error *error = command->needs_stop ? session_need_stop(console) : NULL;
+	return error ? error : command->run(console, command->name, arguments);
 }
 
 // Copies the command at *text, without the blanks around it, and moves *text behind its ';'. A ';' in double quotes is text.

@@ -179,7 +179,7 @@ static struct vmkd_error *parse_register(struct parser *p, uint64_t *ret)
 	memcpy(name, p->at + 1, len);
 	name[len] = '\0';
 	uint64_t value;
-	if (p->env->get_register(p->env->closure, name, &value)) {
+	if (p->env->get_register(p->env->closure, name, true, &value)) {
 		p->at += 1 + len;
 		*ret = value;
 		return NULL;
@@ -217,7 +217,7 @@ static struct vmkd_error *parse_word(struct parser *p, uint64_t *ret)
 	if (strcmp(name, ".") == 0)
 		memcpy(name, "$ip", sizeof("$ip"));
 	uint64_t value;
-	if (p->env->get_register(p->env->closure, name, &value)) {
+	if (p->env->get_register(p->env->closure, name, false, &value)) {
 		*ret = value;
 		return NULL;
 	}
@@ -417,6 +417,7 @@ static struct vmkd_error *parse_length(const char **text, const struct expr_env 
 	if (is_backward)
 		range->address = env->is_32bit ? (uint32_t)(range->address - len) : range->address - len;
 	range->len = len;
+	range->is_counted = true;
 	*text = at;
 	return NULL;
 }

@@ -25,8 +25,9 @@ struct vmkd_error;
 struct expr_env {
 	void *closure;
 	bool is_32bit;
-	// A register or pseudo-register by name (without @). Return true and its value; false = no such (or not readable now).
-	bool (*get_register)(void *closure, const char *name, uint64_t *ret);
+	// A register or pseudo-register by name (without @). is_marked: it was written with @, so that nothing else can be meant; otherwise
+	// only names that are no likely module count (nt is a flag, too). Return true and its value; false = no such (or not readable now).
+	bool (*get_register)(void *closure, const char *name, bool is_marked, uint64_t *ret);
 	// A module or a symbol. Return NULL, an error to show, or EXPR_UNKNOWN_NAME for "no such name".
 	struct vmkd_error *(*resolve)(void *closure, const char *name, uint64_t *ret);
 	// `size` bytes (1, 2, 4, 8) at an address.
@@ -54,6 +55,7 @@ struct expr_range {
 	uint64_t address;
 	uint64_t len;     // bytes; 0 = none was given
 	bool has_address; // an address was given
+	bool is_counted;  // the length was given with L
 };
 
 #define EXPR_RANGE_MAX 0x10000000ull // 256 MiB, WinDbg's own limit without L?; `L?` lifts it

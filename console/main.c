@@ -13,13 +13,13 @@
 #include "console/shell.h"
 
 #define FIRST_STATE_MS 1500u // a stopped target answers the RESET of the start in this time
-#define BREAK_IN_MS 60000u   // for -b without -t: a guest may be booting
 #define PROMPT_SIZE 32
 
 static const char USAGE[] = "usage: vmkd kd TARGET [-b] [-c COMMANDS] [-t SECONDS] [-v]\n"
 			    "  TARGET       vm:NAME, unix:PATH, tcp:HOST:PORT or serial:DEVICE[,baud=N]\n"
 			    "  -b           break in at once\n"
-			    "  -c COMMANDS  run them (a ; b ; …) and exit; status 1 when one fails, and the rest is left out\n"
+			    "  -c COMMANDS  run them (a ; b ; …) and exit; status 1 when one fails, and the rest is left out. One that needs a\n"
+			    "               stopped target breaks in for itself; g waits for the next stop\n"
 			    "  -t SECONDS   give up after so long\n"
 			    "  -v           tell about the connection on stderr; twice: every packet\n"
 			    "Without -c commands come from stdin. At the end the target runs on without this session's breakpoints; qs leaves it stopped.\n";
@@ -146,9 +146,7 @@ static struct vmkd_error *begin(struct console *console, const struct arguments 
 {
 	if (arguments->is_breaking_in) {
 		// The library gives a stopped target the time to say so before the byte goes out.
-		if (vmkd_target_state(console->target) != VMKD_STATE_STOPPED)
-			vmkd_target_break_in(console->target);
-		return session_wait(console, console->is_interactive ? 0 : BREAK_IN_MS);
+		return console->is_interactive ? session_break_in(console) : session_need_stop(console);
 	}
 	struct vmkd_error *error = learn_state(console);
 	if (!error && console->is_interactive)

@@ -69,7 +69,7 @@ bool session_is_32bit(struct console *console)
 
 // ---- expressions ---------------------------------------------------------------------------------------------------------------
 
-static bool get_register(void *closure, const char *name, uint64_t *ret)
+static bool get_register(void *closure, const char *name, bool is_marked, uint64_t *ret)
 {
 	struct console *console = closure;
 	enum vmkd_arch arch = VMKD_ARCH_UNKNOWN;
@@ -87,6 +87,8 @@ static bool get_register(void *closure, const char *name, uint64_t *ret)
 	else if (strcmp(name, "$csp") == 0)
 		name = arch == VMKD_ARCH_X86 ? "esp" : "rsp";
 	bool is_found = !error && vmkd_register_find(arch, name, &reg);
+	if (is_found && !is_marked)
+		is_found = reg.group == VMKD_REGISTERS_GENERAL || reg.group == VMKD_REGISTERS_PART;
 	if (is_found)
 		error = vmkd_target_register_get(console->target, &reg, &value);
 	if (is_found && !error)
@@ -160,7 +162,7 @@ struct vmkd_error *session_show_location(struct console *console)
 
 	if (error)
 		return error;
-	if (!get_register(console, "$ip", &pc))
+	if (!get_register(console, "$ip", true, &pc))
 		return NULL;
 	fprintf(console->out, "%s:\n%s ", format_symbol(symbol, pc, session_module_of(console, pc)),
 		format_address(address, pc, arch == VMKD_ARCH_X86));
@@ -186,7 +188,7 @@ static uint64_t register_value(void *closure, const char *name)
 {
 	uint64_t value = 0;
 
-	(void)get_register(closure, name, &value); // 0 stands for what cannot be had
+	(void)get_register(closure, name, true, &value); // 0 stands for what cannot be had
 	return value;
 }
 
@@ -385,4 +387,16 @@ struct vmkd_error *session_break_in(struct console *console)
 		return NULL;
 	vmkd_target_break_in(console->target);
 	return session_wait(console, 0);
+}
+
+#define BREAK_IN_MS 60000u // for scripts without a limit of their own: a guest may be booting
+
+struct vmkd_error *session_need_stop(struct console *console)
+{
+	enum vmkd_state state = vmkd_target_state(console->target);
+
+	if (console->is_interactive || (state != VMKD_STATE_RUNNING && state != VMKD_STATE_UNKNOWN))
+		return NULL; // the command says best what is wrong
+	vmkd_target_break_in(console->target);
+	return session_wait(console, BREAK_IN_MS);
 }

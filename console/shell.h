@@ -73,6 +73,8 @@ struct vmkd_error *session_wait(struct console *console, uint64_t limit_ms);
 struct vmkd_error *session_drain(struct console *console);
 // Breaks in and waits.
 struct vmkd_error *session_break_in(struct console *console);
+// For a command that needs a stopped target: a script breaks in, a user at a terminal is told how.
+struct vmkd_error *session_need_stop(struct console *console);
 // Where the processor is: nt+0x12: and the instruction there. Nothing is printed when it cannot be known.
 struct vmkd_error *session_show_location(struct console *console);
 // The modules, read now if they are not known. The result belongs to the console.
@@ -97,7 +99,8 @@ struct command {
 	const char *help;
 	// arguments: behind the name and blanks, never NULL.
 	struct vmkd_error *(*run)(struct console *console, const char *name, const char *arguments);
-	bool is_symbol; // the name ends where the letters do not: "?expr", "~1s"
+	bool is_symbol; // one character that is no letter: "?expr", "~1s"
+	bool needs_stop; // a script that finds the target running breaks in for it
 };
 extern const struct command COMMANDS[]; // ends with a NULL name; in the order of help
 

@@ -26,6 +26,7 @@ struct bp {
 	uint32_t handle;  // 1 to 32 in the kernel's table; 0 = not there
 	uint32_t stale;   // the handle it had before the kernel is believed to have dropped it; 0 = none
 	uint64_t address;
+	uint8_t original;  // the byte that was there when the kernel got it
 	uint64_t hits;
 };
 

@@ -92,6 +92,8 @@ struct vmkd_error *vmkd_target_read(struct vmkd_target *target, enum vmkd_space 
 		error = prepare(target, space, &address, len);
 	if (!error)
 		error = read_all(target, space, address, buffer, len, &done);
+	if (done > 0 && space == VMKD_VIRTUAL)
+		target_breakpoints_hide(target, address, buffer, done);
 	if (ret_done)
 		*ret_done = done;
 	return error;
@@ -127,6 +129,8 @@ struct vmkd_error *vmkd_target_write(struct vmkd_target *target, enum vmkd_space
 
 	if (!error)
 		error = prepare(target, space, &address, len);
+	if (!error && space == VMKD_VIRTUAL)
+		error = target_breakpoints_clear_range(target, address, len);
 	if (!error)
 		error = write_all(target, space, address, data, len, &done);
 	if (ret_done)
@@ -231,6 +235,8 @@ struct vmkd_error *vmkd_target_fill(struct vmkd_target *target, enum vmkd_space 
 		error = vmkd_error_create(VMKD_E_ARGUMENT, "expected a pattern of 1 to %u bytes, got %zu", KD_DATA_MAX, pattern_len);
 	if (!error)
 		error = prepare(target, space, &address, len);
+	if (!error && space == VMKD_VIRTUAL)
+		error = target_breakpoints_clear_range(target, address, len);
 	while (!error && done < len) {
 		size_t chunk = len - done < sizeof(bytes) ? (size_t)(len - done) : sizeof(bytes), put = 0;
 		for (size_t i = 0; i < chunk; i++)

@@ -54,7 +54,14 @@ static struct vmkd_error *write_one(struct vmkd_target *target, uint32_t id)
 	struct bp *bp = bptable_get(&target->breakpoints, id);
 	uint64_t address = target_address_in(target, bp->address);
 	uint32_t handle;
-	struct vmkd_error *error = backend->ops->breakpoint_write(backend, address, &handle);
+
+	// What is under it, for target_breakpoints_hide. Where that cannot be read now, nothing is hidden.
+	bp->original = INT3;
+	struct vmkd_error *error = vmkd_target_read(target, VMKD_VIRTUAL, bp->address, &bp->original, 1, NULL);
+	if (error && error->code != VMKD_E_FAULT)
+		return error;
+	vmkd_error_destroy(error);
+	error = backend->ops->breakpoint_write(backend, address, &handle);
 
 	// The kernel may not have dropped what the reference says it drops: then it is still there, under its old handle.
 	if (error && error->code == VMKD_E_TARGET && bp->stale != 0 && bptable_handle_is_free(&target->breakpoints, bp->stale)) {
@@ -108,6 +115,25 @@ static struct vmkd_error *write_missing(struct vmkd_target *target, const uint64
 
 	for (uint32_t id = 0; !error && (id = bptable_next_missing(&target->breakpoints, id, except)) < BPTABLE_MAX; id++)
 		error = write_one(target, id);
+	return error;
+}
+
+void target_breakpoints_hide(const struct vmkd_target *target, uint64_t address, uint8_t *bytes, size_t len)
+{
+	for (uint32_t id = 0; (id = bptable_next_written(&target->breakpoints, id)) < BPTABLE_MAX; id++) {
+		const struct bp *bp = &target->breakpoints.entries[id];
+		if (bp->address - address < len && bytes[bp->address - address] == INT3)
+			bytes[bp->address - address] = bp->original;
+	}
+}
+
+struct vmkd_error *target_breakpoints_clear_range(struct vmkd_target *target, uint64_t address, size_t len)
+{
+	struct vmkd_error *error = NULL;
+
+	for (uint32_t id = 0; !error && (id = bptable_next_written(&target->breakpoints, id)) < BPTABLE_MAX; id++)
+		if (target->breakpoints.entries[id].address - address < len)
+			error = restore_one(target, id);
 	return error;
 }
 
@@ -167,7 +193,7 @@ static void find_reason(struct vmkd_target *target, const struct kd_state_change
 	uint32_t code = change->u.exception.code;
 
 	target->reason = VMKD_STOP_EXCEPTION;
-	if (code == KD_STATUS_WAKE_DEBUGGER) {
+	if (code == KD_STATUS_WAKE_DEBUGGER || target->is_switching) {
 		target->reason = VMKD_STOP_SWITCHED;
 	} else if (code == KD_STATUS_SINGLE_STEP && target->run == TARGET_RUN_STEP) {
 		target->reason = VMKD_STOP_STEP;
@@ -185,6 +211,11 @@ void target_run_stopped(struct vmkd_target *target, const struct kd_state_change
 		find_reason(target, change);
 	if (target->run == TARGET_RUN_STEP)
 		target->run = TARGET_RUN_NONE;
+	if (target->is_switching)
+		return;
+	target->origin = change->processor;
+	target->origin_pc = target_address_out(target, change->pc);
+	target->is_origin_int3 = change->state == KD_STATE_EXCEPTION && change->u.exception.code == KD_STATUS_BREAKPOINT;
 }
 
 struct vmkd_error *target_run_hidden(struct vmkd_target *target, const struct vmkd_event *event, bool *ret_is_hidden)
@@ -224,8 +255,7 @@ static struct vmkd_error *is_at_int3(struct vmkd_target *target, uint64_t pc, bo
 	uint8_t byte = 0;
 
 	*ret = false;
-	if (target->stop.state != KD_STATE_EXCEPTION || target->stop.u.exception.code != KD_STATUS_BREAKPOINT ||
-	    pc != target_address_out(target, target->stop.pc))
+	if (!target->is_origin_int3 || target->stop.processor != target->origin || pc != target->origin_pc)
 		return NULL;
 	struct vmkd_error *error = vmkd_target_read(target, VMKD_VIRTUAL, pc, &byte, 1, NULL);
 	if (error && error->code == VMKD_E_FAULT) {
@@ -262,12 +292,65 @@ static struct vmkd_error *prepare(struct vmkd_target *target, uint64_t *ret_pc)
 	return error;
 }
 
+// The stop of a step that only moved past a break instruction: nothing has run.
+static void make_synthetic(struct vmkd_target *target, uint64_t pc)
+{
+	target->synthetic = target->last_stop;
+	target->synthetic.kind = VMKD_EVENT_EXCEPTION;
+	target->synthetic.exception_code = KD_STATUS_SINGLE_STEP;
+	target->synthetic.exception_address = pc;
+	target->synthetic.reason = VMKD_STOP_STEP;
+	target->synthetic.is_first_chance = true;
+	target->synthetic.is_repeated = false;
+	target->synthetic.pc = pc;
+	target->has_synthetic = true;
+	// From now on the kernel is at this instruction as after a step: the int3 behind it is history.
+	target->stop.pc = target_address_in(target, pc);
+	target->origin_pc = pc;
+	target->is_origin_int3 = false;
+}
+
+// The processor that stopped by itself is the one to go on from: what it must step over is known for the current one only.
+static struct vmkd_error *return_to_origin(struct vmkd_target *target)
+{
+	struct vmkd_error *error = need_stopped(target);
+
+	if (error || target->stop.processor == target->origin || target->origin >= target->processor_count)
+		return error;
+	return vmkd_target_switch_processor(target, target->origin);
+}
+
+// A step of another processor lets that one go on, too.
+static struct vmkd_error *move_origin_past_int3(struct vmkd_target *target)
+{
+	uint16_t current = target->stop.processor;
+	uint64_t pc;
+	bool is_int3 = false;
+	struct vmkd_error *error = need_stopped(target);
+
+	if (error || current == target->origin || !target->is_origin_int3)
+		return error;
+	error = return_to_origin(target);
+	if (!error)
+		error = prepare(target, &pc);
+	if (!error)
+		error = is_at_int3(target, pc, &is_int3);
+	if (!error && is_int3)
+		error = target_pc_set(target, pc + 1);
+	target->is_origin_int3 = false;
+	if (!error)
+		error = vmkd_target_switch_processor(target, current);
+	return error;
+}
+
 struct vmkd_error *target_resume_plain(struct vmkd_target *target)
 {
 	uint64_t pc;
 	bool is_int3 = false;
-	struct vmkd_error *error = prepare(target, &pc);
+	struct vmkd_error *error = return_to_origin(target);
 
+	if (!error)
+		error = prepare(target, &pc);
 	if (!error)
 		error = is_at_int3(target, pc, &is_int3);
 	if (!error && is_int3)
@@ -281,8 +364,10 @@ struct vmkd_error *vmkd_target_go(struct vmkd_target *target, enum vmkd_continue
 {
 	bool is_handled = how == VMKD_CONTINUE_HANDLED, has_here = false, is_int3 = false;
 	uint64_t pc;
-	struct vmkd_error *error = prepare(target, &pc);
+	struct vmkd_error *error = return_to_origin(target);
 
+	if (!error)
+		error = prepare(target, &pc);
 	// Not handled: the handlers run, not the instruction, so there is nothing to step over.
 	if (!error && is_handled)
 		error = clear_here(target, pc, &has_here);
@@ -303,29 +388,14 @@ struct vmkd_error *vmkd_target_go(struct vmkd_target *target, enum vmkd_continue
 		      has_here ? TARGET_RUN_STEP_OVER : TARGET_RUN_NONE);
 }
 
-// The stop of a step that only moved past a break instruction: nothing has run.
-static void make_synthetic(struct vmkd_target *target, uint64_t pc)
-{
-	target->synthetic = target->last_stop;
-	target->synthetic.kind = VMKD_EVENT_EXCEPTION;
-	target->synthetic.exception_code = KD_STATUS_SINGLE_STEP;
-	target->synthetic.exception_address = pc;
-	target->synthetic.reason = VMKD_STOP_STEP;
-	target->synthetic.is_first_chance = true;
-	target->synthetic.is_repeated = false;
-	target->synthetic.pc = pc;
-	target->has_synthetic = true;
-	// From now on the kernel is at this instruction as after a step: the int3 behind it is history.
-	target->stop.pc = target_address_in(target, pc);
-	target->stop.u.exception.code = KD_STATUS_SINGLE_STEP;
-}
-
 struct vmkd_error *vmkd_target_step(struct vmkd_target *target)
 {
 	bool has_here = false, is_int3 = false;
 	uint64_t pc;
-	struct vmkd_error *error = prepare(target, &pc);
+	struct vmkd_error *error = move_origin_past_int3(target);
 
+	if (!error)
+		error = prepare(target, &pc);
 	if (!error)
 		error = clear_here(target, pc, &has_here);
 	if (!error)

@@ -259,7 +259,10 @@ struct vmkd_error *vmkd_target_switch_processor(struct vmkd_target *target, uint
 		return error;
 	if (processor >= target->processor_count)
 		return vmkd_error_create(VMKD_E_ARGUMENT, "expected a processor from 0 to %x, got %x", target->processor_count - 1, processor);
-	return target->backend->ops->switch_processor(target->backend, (uint16_t)processor);
+	target->is_switching = true;
+	error = target->backend->ops->switch_processor(target->backend, (uint16_t)processor);
+	target->is_switching = false;
+	return error;
 }
 
 // ---- events --------------------------------------------------------------------------------------------------------------------

@@ -37,6 +37,12 @@ struct vmkd_target {
 	uint32_t stop_serial; // counts stops that are news
 	struct kd_state_change stop; // its data is not valid
 	struct vmkd_event last_stop; // as delivered; no texts
+	// The processor that stopped by itself, when another was made the current one since: it is the one that must get past its break
+	// instruction or breakpoint before the target goes on.
+	bool is_switching; // the next stop is the answer to a switch
+	uint16_t origin;
+	uint64_t origin_pc;
+	bool is_origin_int3; // it stopped by a break instruction
 	uint32_t processor_count;
 	bool is_pc_changed; // registers were set since the stop: its pc is no longer the processor's
 	enum target_run run;
@@ -85,6 +91,10 @@ struct vmkd_error *target_pc_set(struct vmkd_target *target, uint64_t pc);
 void target_run_stopped(struct vmkd_target *target, const struct kd_state_change *change);
 // The event of a stop that is hidden from the caller: deal with it. Return NULL with *ret_is_hidden.
 struct vmkd_error *target_run_hidden(struct vmkd_target *target, const struct vmkd_event *event, bool *ret_is_hidden);
+// Puts the original bytes over the break instructions of own breakpoints in what was read from [address, address + len).
+void target_breakpoints_hide(const struct vmkd_target *target, uint64_t address, uint8_t *bytes, size_t len);
+// Takes those in [address, address + len) out of the kernel, because the range is about to be written.
+struct vmkd_error *target_breakpoints_clear_range(struct vmkd_target *target, uint64_t address, size_t len);
 // Takes every own breakpoint out of the kernel.
 struct vmkd_error *target_breakpoints_withdraw(struct vmkd_target *target);
 // Continue2 as the target stands, past a break instruction if it is at one. Does not touch breakpoints.

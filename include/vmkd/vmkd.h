@@ -362,8 +362,8 @@ enum vmkd_space {
 	VMKD_PHYSICAL,
 };
 
-// Read and write any length; one request per 3944 bytes. Breakpoints of this session inside a written or read range: the library does
-// not hide them, as the kernel does not. Needs a stopped target.
+// Read and write any length; one request per 3944 bytes. Breakpoints of this session do not show in virtual memory that is read, and
+// stay in force where it is written (they are set again at the next resume). Needs a stopped target.
 // *ret_done (may be NULL): bytes read or written from the start of the range, set on success *and* on failure: up to the
 // failing address everything is valid. Return NULL = all; FAULT (error->address: first byte that failed); ARGUMENT (the
 // range wraps around), STATE, TIMEOUT, GONE, RESTARTED, PROTOCOL.
