@@ -13,3 +13,4 @@ endif
 
 $(call unit_test,vmm-area,vmm/area_test.c vmm/fake_guest.c $(VMM_CORE),-lcmocka)
 $(call unit_test,vmm-call,vmm/call_test.c vmm/fake_guest.c $(VMM_CORE),-lcmocka)
+$(call fuzz_target,vmm-call,vmm/call_fuzz.c vmm/fake_guest.c $(VMM_CORE),)
