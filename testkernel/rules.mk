@@ -16,7 +16,7 @@ TK_BOOT_x64 := --target=x86_64-unknown-none-elf $(TK_BOOT)
 # Microsoft aligns 64-bit members to 8 bytes on x86 as well: stub and kernel share structures.
 TK_BOOT_x86 := --target=i686-unknown-none-elf -march=i686 -malign-double $(TK_BOOT)
 
-TK_CORE := $(filter-out %_fuzz.c,$(wildcard testkernel/core/*.c))
+TK_CORE := $(filter-out %_fuzz.c %_test.c,$(wildcard testkernel/core/*.c))
 TK_NT   := $(wildcard testkernel/nt/*.c)
 TK_HAL  := $(filter-out %_x64.c %_x86.c,$(wildcard testkernel/hal/*.c))
 # A file that ends in _x64 or _x86 belongs to that architecture alone.
@@ -74,5 +74,6 @@ $(eval $(call testkernel_arch,x64,elf_x86_64,i386:x86-64,,))
 $(eval $(call testkernel_arch,x86,elf_i386,i386,-x86,/safeseh:no))
 
 $(call host_program,tools/peseal,tools/peseal.c,)
+$(call unit_test,testkernel_pe_test,testkernel/core/pe_test.c testkernel/core/pe.c testkernel/core/archive.c,-lcmocka)
 $(call fuzz_target,testkernel_pe,testkernel/core/pe_fuzz.c testkernel/core/pe.c,)
 $(call fuzz_target,testkernel_archive,testkernel/core/archive_fuzz.c testkernel/core/archive.c,)
