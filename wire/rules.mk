@@ -6,6 +6,7 @@ WIRE_SELFTEST := wire/selftest.c wire/selftest_vectors.c wire/selftest_talks.c w
 
 $(call unit_test,wire-selftest,$(WIRE_SRC) $(WIRE_SELFTEST) wire/selftest_test.c,)
 $(call unit_test,wire-replay,$(WIRE_SRC) $(WIRE_SELFTEST) wire/replay_test.c,-lcmocka)
+$(call unit_test,wire-link,$(WIRE_SRC) $(WIRE_SELFTEST) wire/link_test.c,-lcmocka)
 
 # The same tests as mingw builds them: what the test kernel loads and runs. No imports, no entry point, relocations.
 WIRETEST_LDFLAGS := -nostdlib -shared -Wl,--subsystem,native -Wl,--dynamicbase -Wl,--no-insert-timestamp \
