@@ -8,9 +8,21 @@
 // and applies the relocations. So no pointer into the module survives from one entry to the next; area_bind makes
 // them anew each time.
 //
-// A restored snapshot shows everything in this struct and in the pages as it was. That is consistent in itself: positions, sequence
-// numbers and unacknowledged records belong together. What must not come back is the identity of a call, so each
-// registration draws a new nonce and a new call_seq from the time stamp counter.
+// Going back in time (restored snapshot, hibernation image, migration that lost the host's writes)
+// - This struct and the pages go back together, so positions, sequence numbers and unacknowledged records fit each other. The
+//   host's words in the pages may be older than that, never newer: they are not in the VMM's dirty map.
+// - The host notices (its copy of a position or of reply_seq does not fit) and answers REREGISTER. The registration starts both
+//   rings from the guest's positions: records behind tx_base are sent (again), the receive ring is empty.
+// - record.seq of the transmit ring goes on from the guest's own count. The host drops what is at or below tx_done_seq of the
+//   head, which went back with everything else: so nothing of the new history is taken for a repetition, and what the host
+//   saw in the lost one may come twice (prints). A word beyond our count cannot be; correct_done_seq puts it right.
+// - record.seq of the receive ring: the host goes on from our rx_done_seq, and a packet with exactly that number is a
+//   repetition. A request of the lost future is not executed again: the host that delivers it anew gives it a new number only
+//   if its debugger repeats it.
+// - What must not come back is the identity of a registration and of a call: each registration draws a new nonce, and a step
+//   for call_seq, from the time stamp counter.
+// - The kernel's wait is ended with "resend": its state change or prompt is withdrawn from the ring before, if it is still
+//   there, since the kernel is about to send it again.
 #ifndef GUEST_KDVMKD_AREA_H
 #define GUEST_KDVMKD_AREA_H
 

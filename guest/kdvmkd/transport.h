@@ -32,7 +32,9 @@
 #define SECOND_100NS 10000000ull          // InterruptTime is in 100 ns
 #define SECOND_CYCLES 3000000000ull       // 1 s: where InterruptTime stands still
 #define SECOND_CYCLES_MAX 12000000000ull  // 4 s: however slowly InterruptTime goes
-#define RING_CYCLES 150000000ull          // 50 ms for the host to read a doorbell byte: then it is not there
+// 200 ms for the host to read a doorbell byte: then it is not there. Paid once; while the byte stays unread nobody waits again.
+// (50 ms were tried: a host process on a machine with a load of 17 on 2 CPUs is late by that.)
+#define RING_CYCLES 600000000ull
 #define HELLO_CYCLES 600000000ull         // 200 ms for a registration: the host reads the guest's memory map first
 #define REPLY_CYCLES 3000000000ull        // 1 s for an answer after the byte was read: the host is there, and maybe busy
 #define WAIT_SLICE_CYCLES 300000000ull    // 100 ms of a debugcon wait, then KdReceivePacket returns 1 and is called again

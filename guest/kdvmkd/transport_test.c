@@ -224,6 +224,47 @@ static void absent_broker_sets_not_present(void **state)
 	assert_works();
 }
 
+// KD reference, section 1.9: what may be dropped when nobody listens, and nothing else.
+static void only_the_listed_packets_are_dropped(void **state)
+{
+	(void)state;
+	static const struct { uint32_t type, api; uint16_t hdr_len; bool may_be; } packets[] = {
+		{ KD_PACKET_DEBUG_IO, 0x3230, 16, true }, { KD_PACKET_DEBUG_IO, 0x3231, 16, false },
+		{ KD_PACKET_STATE_CHANGE, 0x3031, 240, true }, { KD_PACKET_STATE_CHANGE, 0x3030, 240, false },
+		{ KD_PACKET_STATE_CHANGE, 0x3032, 240, false }, { KD_PACKET_STATE_CHANGE, 0x13031, 240, false },
+		{ KD_PACKET_FILE_IO, 0x3430, 64, true }, { KD_PACKET_FILE_IO, 0x3431, 64, false },
+		{ KD_PACKET_FILE_IO, 0x3432, 64, false }, { KD_PACKET_FILE_IO, 0x3433, 64, false },
+		{ KD_PACKET_TRACE_IO, 0x3330, 64, true }, { KD_PACKET_TRACE_IO, 0x3331, 64, false },
+		{ KD_PACKET_MANIPULATE, 0x3031, 56, false }, { KD_PACKET_CONTROL_REQUEST, 0x4300, 12, false },
+	};
+	for (size_t i = 0; i < sizeof(packets) / sizeof(packets[0]); i++) {
+		start(false, false);
+		send(packets[i].type, packets[i].api, packets[i].hdr_len, 5);
+		assert_int_equal(bench.t.area.dropped, packets[i].may_be);
+		assert_int_equal(ring_used(&bench.t.area.tx) == 0, packets[i].may_be);
+		assert_int_equal(bench.t.area.refused, 0);
+	}
+}
+
+// Only a question that the kernel waits to be answered needs a call of its own.
+static void each_kind_of_packet_makes_its_calls(void **state)
+{
+	(void)state;
+	start(true, false);
+	uint32_t calls = bench.h.calls;
+	send_exception();
+	send_print(10);
+	send_reply(10);
+	send(KD_PACKET_FILE_IO, 0x3431, 64, 0);
+	send(KD_PACKET_DEBUG_IO, 0x3231, 16, 9);
+	assert_int_equal(bench.h.calls, calls);
+	send_load();
+	assert_int_equal(bench.h.calls, calls + 1);
+	send(KD_PACKET_FILE_IO, 0x3430, 64, 30);
+	assert_int_equal(bench.h.calls, calls + 2);
+	assert_int_equal(bench.h.got_count, 7);
+}
+
 static void broker_that_leaves_in_a_droppable_wait(void **state)
 {
 	(void)state;
@@ -413,6 +454,8 @@ int main(void)
 		cmocka_unit_test(host_codes_become_kernel_codes),
 		cmocka_unit_test(breakin_is_reported_once),
 		cmocka_unit_test(absent_broker_sets_not_present),
+		cmocka_unit_test(only_the_listed_packets_are_dropped),
+		cmocka_unit_test(each_kind_of_packet_makes_its_calls),
 		cmocka_unit_test(broker_that_leaves_in_a_droppable_wait),
 		cmocka_unit_test(replies_do_not_change_what_may_be_dropped),
 		cmocka_unit_test(full_ring_drops_prints_and_keeps_the_stop),
