@@ -5,6 +5,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "console/format.h"
+
 static bool decode(enum vmkd_arch arch, const uint8_t *bytes, size_t len, ZydisDecodedInstruction *instruction,
 		   ZydisDecodedOperand *operands)
 {
@@ -16,15 +18,44 @@ static bool decode(enum vmkd_arch arch, const uint8_t *bytes, size_t len, ZydisD
 	       ZYAN_SUCCESS(ZydisDecoderDecodeFull(&decoder, bytes, len, instruction, operands));
 }
 
+// Absolute addresses as everywhere in the console, with the backtick.
+static ZyanStatus print_address(const ZydisFormatter *formatter, ZydisFormatterBuffer *buffer, ZydisFormatterContext *context)
+{
+	char text[FORMAT_ADDRESS_MAX];
+	ZyanU64 address;
+	ZyanStringView view;
+	ZyanString *string;
+
+	(void)formatter;
+	bool is_32bit = context->instruction->machine_mode != ZYDIS_MACHINE_MODE_LONG_64;
+	ZYAN_CHECK(ZydisCalcAbsoluteAddress(context->instruction, context->operand, context->runtime_address, &address));
+	ZYAN_CHECK(ZydisFormatterBufferAppend(buffer, ZYDIS_TOKEN_ADDRESS_ABS));
+	ZYAN_CHECK(ZydisFormatterBufferGetString(buffer, &string));
+	ZYAN_CHECK(ZyanStringViewInsideBuffer(&view, format_address(text, address, is_32bit)));
+	return ZyanStringAppend(string, &view);
+}
+
+// Intel's order with MASM's numbers. (The library's MASM style writes branches as $+5, which tells nobody where they go.)
+static bool init_formatter(ZydisFormatter *formatter)
+{
+	ZydisFormatterFunc hook = (ZydisFormatterFunc)&print_address;
+
+	return ZYAN_SUCCESS(ZydisFormatterInit(formatter, ZYDIS_FORMATTER_STYLE_INTEL)) &&
+	       ZYAN_SUCCESS(ZydisFormatterSetProperty(formatter, ZYDIS_FORMATTER_PROP_FORCE_SIZE, ZYAN_TRUE)) &&
+	       ZYAN_SUCCESS(ZydisFormatterSetProperty(formatter, ZYDIS_FORMATTER_PROP_HEX_PREFIX, (ZyanUPointer)NULL)) &&
+	       ZYAN_SUCCESS(ZydisFormatterSetProperty(formatter, ZYDIS_FORMATTER_PROP_HEX_SUFFIX, (ZyanUPointer) "h")) &&
+	       ZYAN_SUCCESS(ZydisFormatterSetProperty(formatter, ZYDIS_FORMATTER_PROP_HEX_UPPERCASE, ZYAN_FALSE)) &&
+	       ZYAN_SUCCESS(ZydisFormatterSetProperty(formatter, ZYDIS_FORMATTER_PROP_DISP_PADDING, ZYDIS_PADDING_DISABLED)) &&
+	       ZYAN_SUCCESS(ZydisFormatterSetProperty(formatter, ZYDIS_FORMATTER_PROP_IMM_SIGNEDNESS, ZYDIS_SIGNEDNESS_UNSIGNED)) &&
+	       ZYAN_SUCCESS(ZydisFormatterSetProperty(formatter, ZYDIS_FORMATTER_PROP_IMM_PADDING, ZYDIS_PADDING_DISABLED)) &&
+	       ZYAN_SUCCESS(ZydisFormatterSetHook(formatter, ZYDIS_FORMATTER_FUNC_PRINT_ADDRESS_ABS, (const void **)&hook));
+}
+
 static bool format(const ZydisDecodedInstruction *instruction, const ZydisDecodedOperand *operands, uint64_t address, char *text, size_t size)
 {
 	ZydisFormatter formatter;
 
-	return ZYAN_SUCCESS(ZydisFormatterInit(&formatter, ZYDIS_FORMATTER_STYLE_INTEL_MASM)) &&
-	       ZYAN_SUCCESS(ZydisFormatterSetProperty(&formatter, ZYDIS_FORMATTER_PROP_HEX_UPPERCASE, ZYAN_FALSE)) &&
-	       ZYAN_SUCCESS(ZydisFormatterSetProperty(&formatter, ZYDIS_FORMATTER_PROP_ADDR_PADDING_ABSOLUTE, ZYDIS_PADDING_DISABLED)) &&
-	       ZYAN_SUCCESS(ZydisFormatterSetProperty(&formatter, ZYDIS_FORMATTER_PROP_DISP_PADDING, ZYDIS_PADDING_DISABLED)) &&
-	       ZYAN_SUCCESS(ZydisFormatterSetProperty(&formatter, ZYDIS_FORMATTER_PROP_IMM_PADDING, ZYDIS_PADDING_DISABLED)) &&
+	return init_formatter(&formatter) &&
 	       ZYAN_SUCCESS(ZydisFormatterFormatInstruction(&formatter, instruction, operands, instruction->operand_count_visible, text, size,
 							    address, ZYAN_NULL));
 }

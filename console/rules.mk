@@ -2,4 +2,4 @@
 # console/ depends on include/ and util/; the vmkd program links these objects together with TARGET_SRC, TARGET_WIRE and TARGET_UTIL.
 CONSOLE_SRC := console/main.c console/line.c console/session.c console/command.c console/commands.c console/cmd_memory.c \
                console/cmd_run.c console/cmd_info.c console/expr.c console/format.c console/disasm.c
-CONSOLE_LIBS := -ledit -lZydis
+CONSOLE_LIBS := -ledit -lZydis -lZycore

@@ -36,6 +36,8 @@ struct backend_ops {
 
 	// As vmkd_target_wait, without the target's own hidden stops. deadline: stream_now() milliseconds.
 	struct vmkd_error *(*wait)(struct backend *backend, uint64_t deadline, struct vmkd_event *ret);
+	// Forgets stops that were not fetched: the target is about to go on from them.
+	void (*forget_stops)(struct backend *backend);
 	struct vmkd_error *(*answer_prompt)(struct backend *backend, const char *text, size_t len);
 	struct vmkd_error *(*answer_file)(struct backend *backend, uint32_t status, uint64_t handle, uint64_t size, const void *data,
 					  size_t length);

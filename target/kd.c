@@ -64,22 +64,42 @@ struct vmkd_error *kd_check_stopped(const struct kd *kd)
 
 // ---- the queue of events -------------------------------------------------------------------------------------------------------
 
+// Takes the event at *at out of the queue and frees it.
+static void unlink_at(struct kd *kd, struct kd_queued **at)
+{
+	struct kd_queued *victim = *at;
+
+	*at = victim->next;
+	if (kd->last == &victim->next)
+		kd->last = at;
+	free(victim);
+	kd->queued_count--;
+}
+
 static void unlink_oldest_print(struct kd *kd)
 {
 	struct kd_queued **at = &kd->first;
 
 	while (*at && (*at)->event.kind != VMKD_EVENT_PRINT)
 		at = &(*at)->next;
-	struct kd_queued *victim = *at;
-	if (!victim)
+	if (!*at)
 		return;
-	*at = victim->next;
-	if (kd->last == &victim->next)
-		kd->last = at;
-	free(victim);
-	kd->queued_count--;
+	unlink_at(kd, at);
 	if (kd->dropped_prints++ == 0)
 		kd_log(kd, VMKD_LOG_WARNING, "more than %u events were not fetched: old prints are dropped", KD_EVENTS_MAX);
+}
+
+void kd_forget_stops(struct kd *kd)
+{
+	for (struct kd_queued **at = &kd->first; *at;) {
+		enum vmkd_event_kind kind = (*at)->event.kind;
+		bool is_stop = kind == VMKD_EVENT_EXCEPTION || kind == VMKD_EVENT_MODULE || kind == VMKD_EVENT_COMMAND ||
+			       kind == VMKD_EVENT_SHUTDOWN;
+		if (is_stop)
+			unlink_at(kd, at);
+		else
+			at = &(*at)->next;
+	}
 }
 
 // Copies the event and its two buffers, each with a NUL behind it. Out of memory drops the event: nothing better can be done, and the

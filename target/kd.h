@@ -69,6 +69,9 @@ __attribute__((format(printf, 3, 4))) void kd_log(const struct kd *kd, enum vmkd
 // is_waiting_for_request: the target is stopped and answers, so being woken is not a wish to break in.
 void kd_turn(struct kd *kd, uint64_t deadline, struct stream_event *ret);
 
+// Forgets the queued events of stops.
+void kd_forget_stops(struct kd *kd);
+
 // Forgets fetched events, queued ones and a late error.
 void kd_events_clear(struct kd *kd);
 

@@ -107,6 +107,11 @@ static struct vmkd_error *kd_wait(struct backend *backend, uint64_t deadline, st
 	return error;
 }
 
+static void kd_forget_stops_op(struct backend *backend)
+{
+	kd_forget_stops(of(backend));
+}
+
 // Answers let the target run: what follows is news.
 static struct vmkd_error *send_answer(struct kd *kd, uint16_t type, const uint8_t *header, uint32_t header_len, const void *data,
 				      uint32_t len)
@@ -390,6 +395,7 @@ static const struct backend_ops KD_OPS = {
 	.break_in = kd_break_in,
 	.resync = kd_resync,
 	.wait = kd_wait,
+	.forget_stops = kd_forget_stops_op,
 	.answer_prompt = kd_answer_prompt,
 	.answer_file = kd_answer_file,
 	.version = kd_version,

@@ -163,6 +163,7 @@ static struct vmkd_error *resume(struct vmkd_target *target, uint32_t status, bo
 	uint32_t serial = target->stop_serial;
 
 	target->run = run;
+	target->backend->ops->forget_stops(target->backend);
 	struct vmkd_error *error = target->backend->ops->resume(target->backend, status, trace, dr7);
 	// The next stop may have come already, while the packet was on its way.
 	if (!error && target->stop_serial == serial)
@@ -304,6 +305,7 @@ static void make_synthetic(struct vmkd_target *target, uint64_t pc)
 	target->synthetic.is_repeated = false;
 	target->synthetic.pc = pc;
 	target->has_synthetic = true;
+	target->backend->ops->forget_stops(target->backend);
 	// From now on the kernel is at this instruction as after a step: the int3 behind it is history.
 	target->stop.pc = target_address_in(target, pc);
 	target->origin_pc = pc;
