@@ -177,11 +177,14 @@ static void packets_of_another_type_are_refused(void **state)
 	(void)state;
 	start(true, false);
 	send_exception();
-	uint8_t body[KD_DEBUG_IO_SIZE] = { 0 };
-	fake_queue(&bench.h, KD_PACKET_DEBUG_IO, KD_DEBUG_IO_SIZE, body, sizeof(body));
+	uint8_t body[KD_FILE_IO_SIZE] = { 0 };
+	fake_queue(&bench.h, KD_PACKET_DEBUG_IO, KD_DEBUG_IO_SIZE, body, KD_DEBUG_IO_SIZE);
+	fake_queue(&bench.h, KD_PACKET_FILE_IO, KD_FILE_IO_SIZE, body, KD_FILE_IO_SIZE); // long enough to pass for a request
 	queue_request(7, 0);
 	assert_int_equal(receive(), RECEIVE_TIMEOUT);
 	assert_int_equal(bench.t.area.refused, 1);
+	assert_int_equal(receive(), RECEIVE_TIMEOUT);
+	assert_int_equal(bench.t.area.refused, 2);
 	assert_int_equal(receive(), RECEIVE_OK);
 	assert_int_equal(received_hdr[0], 7);
 }
@@ -234,6 +237,26 @@ static void oversized_send_is_refused(void **state)
 	send(6, 0, 16, 0);
 	assert_int_equal(ring_used(&bench.t.area.tx), used);
 	assert_int_equal(bench.t.area.refused, 3);
+	assert_works();
+}
+
+static void tamper_tag(struct fakehost *h, struct area_head *head, uint32_t fn)
+{
+	(void)h;
+	(void)fn;
+	head->reply_code &= ~RESULT_TAG_MASK;
+}
+
+static void answer_without_tag_is_none(void **state)
+{
+	(void)state;
+	start(false, true);
+	bench.h.is_breakin = true;
+	bench.h.tamper = tamper_tag;
+	pass_second();
+	assert_false(poll());
+	assert_int_not_equal(bench.t.area.refused, 0);
+	bench.h.is_breakin = false;
 	assert_works();
 }
 
@@ -463,6 +486,7 @@ int main(void)
 		cmocka_unit_test(packets_that_do_not_fit_are_refused),
 		cmocka_unit_test(repeated_packet_is_dropped),
 		cmocka_unit_test(oversized_send_is_refused),
+		cmocka_unit_test(answer_without_tag_is_none),
 		cmocka_unit_test(version_mismatch_is_no_link),
 		cmocka_unit_test(hellos_keep_to_their_budget),
 		cmocka_unit_test(late_answer_to_a_hello_counts),
