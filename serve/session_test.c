@@ -1,0 +1,869 @@
+// SPDX-License-Identifier: MIT
+// Conversations with the session as scripts: each step is an event, and the actions it must cause, as one line of text.
+//
+// Actions: deliver(TYPE api) '+' when it resumes; breakin; cancel; resend; send(TYPE first-u32); expect(TYPE); restart; forget.
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "serve/session.h"
+#include "wire/kdapi.h"
+#include "wire/le.h"
+
+static struct session s;
+static char log_text[4096];
+static uint8_t last_body[SESSION_BODY_MAX];
+static uint32_t last_len, guest_seq;
+
+__attribute__((format(printf, 1, 2))) static void note(const char *format, ...)
+{
+	size_t len = strlen(log_text);
+	va_list ap;
+
+	va_start(ap, format);
+	vsnprintf(log_text + len, sizeof(log_text) - len, format, ap);
+	va_end(ap);
+}
+
+static void keep(const uint8_t *body, uint32_t len)
+{
+	memcpy(last_body, body, len);
+	last_len = len;
+}
+
+static void op_deliver(void *arg, uint16_t type, uint16_t hdr_len, const uint8_t *body, uint32_t len, bool resumes)
+{
+	(void)arg;
+	assert_int_equal(hdr_len, kd_header_size(type));
+	note("deliver(%u %04x)%s ", type, get_le32(body), resumes ? "+" : "");
+	keep(body, len);
+}
+
+static void op_breakin(void *arg)
+{
+	(void)arg;
+	note("breakin ");
+}
+
+static void op_cancel_breakin(void *arg)
+{
+	(void)arg;
+	note("cancel ");
+}
+
+static void op_resend(void *arg)
+{
+	(void)arg;
+	note("resend ");
+}
+
+static bool is_flying;
+
+static void op_send(void *arg, uint16_t type, const uint8_t *body, uint32_t len, bool is_droppable)
+{
+	(void)arg;
+	assert_false(is_flying); // one packet at a time is all that KDCOM can do
+	is_flying = true;
+	note("send(%u %04x%s) ", type, get_le32(body), is_droppable ? " droppable" : "");
+	keep(body, len);
+}
+
+static void op_expect(void *arg, uint16_t type)
+{
+	(void)arg;
+	note("expect(%u) ", type);
+}
+
+static void op_restart(void *arg)
+{
+	(void)arg;
+	assert_false(is_flying);
+	note("restart ");
+}
+
+static void op_forget(void *arg)
+{
+	(void)arg;
+	is_flying = false;
+	note("forget ");
+}
+
+static const struct session_ops ops = {
+	op_deliver, op_breakin, op_cancel_breakin, op_resend, op_send, op_expect, op_restart, op_forget,
+};
+
+// What was done since the last look.
+static void did(const char *expected)
+{
+	size_t len = strlen(log_text);
+
+	if (len)
+		log_text[len - 1] = 0;
+	assert_string_equal(log_text, expected);
+	log_text[0] = 0;
+}
+
+static int setup(void **state)
+{
+	(void)state;
+	session_init(&s, &ops, NULL);
+	log_text[0] = 0;
+	guest_seq = 0;
+	is_flying = false;
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	(void)state;
+	session_deinit(&s);
+	return 0;
+}
+
+// ---- Events in short --------------------------------------------------------------------------------------
+
+static void guest_packet(uint16_t type, const uint8_t *body, uint32_t len, uint16_t waits)
+{
+	session_guest_packet(&s, ++guest_seq, type, (uint16_t)kd_header_size(type), body, len, waits);
+}
+
+static void guest_state(uint32_t new_state, bool unload, uint64_t base, uint16_t waits)
+{
+	uint8_t body[KD_STATE_CHANGE_SIZE + 4] = { 0 };
+
+	put_le32(body, new_state);
+	put_le16(body + 6, 1); // processor
+	put_le64(body + 0x28, base);
+	body[0x40] = unload;
+	guest_packet(KD_PACKET_STATE_CHANGE, body, sizeof(body), waits);
+}
+
+static void guest_stops(void)
+{
+	guest_state(KD_STATE_EXCEPTION, false, 0, KD_PACKET_MANIPULATE);
+}
+
+static void guest_loads(void)
+{
+	guest_state(KD_STATE_LOAD_SYMBOLS, false, 0xFFFFF80000000000u, KD_PACKET_MANIPULATE);
+}
+
+static void guest_prints(const char *text)
+{
+	uint8_t body[KD_DEBUG_IO_SIZE + 64] = { 0 };
+	uint32_t len = (uint32_t)strlen(text);
+
+	put_le32(body, KD_DEBUG_IO_PRINT);
+	put_le32(body + 8, len);
+	memcpy(body + KD_DEBUG_IO_SIZE, text, len);
+	guest_packet(KD_PACKET_DEBUG_IO, body, KD_DEBUG_IO_SIZE + len, 0);
+}
+
+static void guest_asks(uint16_t type, uint32_t api)
+{
+	uint8_t body[KD_FILE_IO_SIZE + 8] = { 0 };
+
+	put_le32(body, api);
+	guest_packet(type, body, kd_header_size(type) + 8, type);
+}
+
+static void guest_replies(uint32_t api)
+{
+	uint8_t body[KD_MANIPULATE_SIZE] = { 0 };
+
+	put_le32(body, api);
+	guest_packet(KD_PACKET_MANIPULATE, body, sizeof(body), KD_PACKET_MANIPULATE);
+}
+
+static void client_asks(uint32_t api)
+{
+	uint8_t body[KD_MANIPULATE_SIZE] = { 0 };
+
+	put_le32(body, api);
+	session_client_packet(&s, KD_PACKET_MANIPULATE, body, sizeof(body));
+}
+
+static void client_acks(void)
+{
+	assert_true(is_flying);
+	is_flying = false;
+	session_client_sent(&s);
+}
+
+// A debugger as they all do it: RESET first.
+static void client_comes(void)
+{
+	session_client_came(&s);
+	session_client_reset(&s);
+}
+
+static void boot(void)
+{
+	guest_seq = 0;
+	session_guest_registered(&s);
+}
+
+static void boot_and_stop(void)
+{
+	boot();
+	guest_stops();
+	log_text[0] = 0;
+}
+
+static void stopped_with_client(void)
+{
+	boot_and_stop();
+	client_comes();
+	client_acks();
+	did("send(7 3030) expect(2)");
+}
+
+// ---- Nobody there -----------------------------------------------------------------------------------------
+
+static void test_alone_loads_are_continued(void **state)
+{
+	(void)state;
+	boot();
+	guest_loads();
+	did("deliver(2 3136)+");
+	assert_int_equal(get_le32(last_body + 0x10), KD_CONTINUE_HANDLED);
+	assert_int_equal(get_le16(last_body + 6), 1); // for the processor that reported
+	assert_int_equal(session_state(&s), SESSION_RUNNING);
+	assert_int_equal(s.counters.continued, 1);
+}
+
+static void test_alone_wait_may_come_later(void **state)
+{
+	(void)state;
+	boot();
+	guest_state(KD_STATE_LOAD_SYMBOLS, false, 0, 0);
+	did("");
+	session_guest_waits(&s, KD_PACKET_MANIPULATE);
+	did("deliver(2 3136)+");
+}
+
+static void test_alone_files_are_refused(void **state)
+{
+	(void)state;
+	boot();
+	guest_asks(KD_PACKET_FILE_IO, KD_FILE_IO_CREATE);
+	did("deliver(11 3430)+");
+	assert_int_equal(get_le32(last_body + 4), 0xC000000F);
+	guest_asks(KD_PACKET_FILE_IO, KD_FILE_IO_READ);
+	did("deliver(11 3431)+");
+	assert_int_equal(get_le32(last_body + 4), 0xC0000001);
+	assert_int_equal(last_len, KD_FILE_IO_SIZE);
+}
+
+static void test_alone_prints_are_kept(void **state)
+{
+	(void)state;
+	boot();
+	guest_prints("one ");
+	guest_prints("two");
+	did("");
+	assert_int_equal(s.history.len, 7);
+	assert_memory_equal(buf_data(&s.history), "one two", 7);
+}
+
+static void test_history_is_bounded(void **state)
+{
+	(void)state;
+	boot();
+	for (int i = 0; i < 5000; i++)
+		guest_prints("0123456789012345678901234567890\n");
+	assert_true(s.history.len <= SESSION_HISTORY_MAX);
+	assert_int_equal(buf_data(&s.history)[s.history.len - 1], '\n');
+}
+
+static void test_alone_exceptions_and_prompts_wait(void **state)
+{
+	(void)state;
+	boot();
+	guest_stops();
+	did("");
+	assert_int_equal(session_state(&s), SESSION_STOPPED);
+	guest_asks(KD_PACKET_DEBUG_IO, KD_DEBUG_IO_PROMPT);
+	did("");
+	assert_int_equal(session_state(&s), SESSION_PROMPT);
+}
+
+// ---- A client ---------------------------------------------------------------------------------------------
+
+static void test_client_comes_to_a_stopped_guest(void **state)
+{
+	(void)state;
+	boot_and_stop();
+	session_client_came(&s);
+	did(""); // not across its RESET
+	session_client_reset(&s);
+	did("send(7 3030) expect(2)");
+}
+
+static void test_client_without_reset_is_greeted_after_a_while(void **state)
+{
+	(void)state;
+	boot_and_stop();
+	session_client_came(&s);
+	assert_int_equal(session_deadline(&s), 0);
+	session_timer(&s, 1000);
+	assert_int_equal(session_deadline(&s), 1000 + SESSION_GREETING_MS);
+	session_timer(&s, 1000 + SESSION_GREETING_MS - 1);
+	did("");
+	session_timer(&s, 1000 + SESSION_GREETING_MS);
+	did("send(7 3030) expect(2)");
+	assert_true(session_deadline(&s) == UINT64_MAX);
+}
+
+static void test_client_comes_to_a_running_guest(void **state)
+{
+	(void)state;
+	boot();
+	client_comes();
+	session_timer(&s, 1);
+	session_timer(&s, 10000);
+	did("");
+	session_client_breakin(&s);
+	did("breakin");
+	guest_stops();
+	did("cancel send(7 3030) expect(2)"); // nobody said that it was taken
+}
+
+static void test_breakin_taken_is_not_cancelled(void **state)
+{
+	(void)state;
+	boot();
+	client_comes();
+	session_client_breakin(&s);
+	session_guest_breakin_taken(&s);
+	guest_stops();
+	did("breakin send(7 3030) expect(2)");
+}
+
+static void test_breakin_outlives_module_loads(void **state)
+{
+	(void)state;
+	boot();
+	client_comes();
+	session_client_breakin(&s);
+	guest_loads();
+	did("breakin send(7 3031) expect(2)");
+}
+
+static void test_breakin_while_stopped_is_nothing(void **state)
+{
+	(void)state;
+	stopped_with_client();
+	session_client_breakin(&s);
+	did("");
+}
+
+static void test_breakin_waits_for_a_guest(void **state)
+{
+	(void)state;
+	client_comes();
+	session_client_breakin(&s);
+	did("");
+	boot();
+	did("breakin");
+}
+
+static void test_breakin_of_a_client_that_left_is_forgotten_without_guest(void **state)
+{
+	(void)state;
+	client_comes();
+	session_client_breakin(&s);
+	session_client_left(&s);
+	boot();
+	did("");
+}
+
+static void test_request_and_reply(void **state)
+{
+	(void)state;
+	stopped_with_client();
+	client_asks(KD_API_READ_VIRTUAL);
+	did("deliver(2 3130)");
+	assert_true(session_awaits_reply(&s));
+	guest_replies(KD_API_READ_VIRTUAL);
+	did("send(2 3130)");
+	assert_false(session_awaits_reply(&s));
+}
+
+static void test_continue_runs(void **state)
+{
+	(void)state;
+	stopped_with_client();
+	client_asks(KD_API_CONTINUE2);
+	did("deliver(2 313c)+ expect(0)");
+	assert_int_equal(session_state(&s), SESSION_RUNNING);
+	guest_prints("x");
+	did("send(3 3230 droppable)");
+}
+
+static void test_request_waits_for_the_guest(void **state)
+{
+	(void)state;
+	boot();
+	client_comes();
+	guest_state(KD_STATE_EXCEPTION, false, 0, 0);
+	client_acks();
+	client_asks(KD_API_GET_VERSION);
+	did("send(7 3030) expect(2) expect(0)"); // no second one meanwhile
+	session_guest_waits(&s, KD_PACKET_MANIPULATE);
+	did("deliver(2 3146) expect(2)");
+}
+
+static void test_one_request_at_a_time(void **state)
+{
+	(void)state;
+	stopped_with_client();
+	client_asks(KD_API_GET_VERSION);
+	client_asks(KD_API_READ_VIRTUAL);
+	did("deliver(2 3146) expect(0)");
+	client_asks(KD_API_READ_PHYSICAL); // against what it was told
+	assert_int_equal(s.counters.requests_refused, 1);
+	guest_replies(KD_API_GET_VERSION);
+	did("send(2 3146) deliver(2 3130) expect(2)");
+}
+
+static void test_api_without_reply_ends_with_the_wait(void **state)
+{
+	(void)state;
+	stopped_with_client();
+	client_asks(KD_API_CLEAR_ALL_INTERNAL_BREAKPOINTS);
+	did("deliver(2 315a)");
+	session_guest_waits(&s, KD_PACKET_MANIPULATE);
+	client_asks(KD_API_GET_VERSION);
+	did("deliver(2 3146)");
+}
+
+static void test_switch_processor_brings_a_new_state(void **state)
+{
+	(void)state;
+	stopped_with_client();
+	client_asks(KD_API_SWITCH_PROCESSOR);
+	did("deliver(2 3150)+");
+	guest_stops();
+	did("send(7 3030)");
+}
+
+static void test_requests_of_the_wrong_time_are_refused(void **state)
+{
+	uint8_t body[KD_MANIPULATE_SIZE] = { 0 };
+
+	(void)state;
+	boot();
+	client_comes();
+	client_asks(KD_API_GET_VERSION); // it runs
+	session_client_packet(&s, 99, body, sizeof(body));
+	session_client_packet(&s, KD_PACKET_FILE_IO, body, sizeof(body));
+	session_client_packet(&s, KD_PACKET_MANIPULATE, body, 10);
+	did("");
+	assert_int_equal(s.counters.requests_refused, 4);
+}
+
+static void test_prompt(void **state)
+{
+	uint8_t answer[KD_DEBUG_IO_SIZE + 1] = { 0 };
+
+	(void)state;
+	boot();
+	client_comes();
+	guest_asks(KD_PACKET_DEBUG_IO, KD_DEBUG_IO_PROMPT);
+	did("send(3 3231) expect(3)");
+	client_acks();
+	put_le32(answer, KD_DEBUG_IO_PROMPT);
+	session_client_packet(&s, KD_PACKET_DEBUG_IO, answer, sizeof(answer));
+	did("deliver(3 3231)+ expect(0)");
+}
+
+// ---- Coming, going, resynchronising -------------------------------------------------------------------------
+
+static void test_next_client_gets_the_state_not_the_reply(void **state)
+{
+	(void)state;
+	stopped_with_client();
+	client_asks(KD_API_READ_VIRTUAL);
+	session_client_left(&s);
+	client_comes();
+	did("deliver(2 3130) send(7 3030) expect(2)");
+	client_acks();
+	client_asks(KD_API_GET_VERSION);
+	did("expect(0)"); // the guest is busy with the other one's
+	guest_replies(KD_API_READ_VIRTUAL);
+	did("deliver(2 3146) expect(2)");
+	assert_int_equal(s.counters.replies_dropped, 1);
+	guest_replies(KD_API_GET_VERSION);
+	did("send(2 3146)");
+}
+
+static void test_accepted_continue_is_executed_though_the_client_left(void **state)
+{
+	(void)state;
+	boot();
+	client_comes();
+	guest_state(KD_STATE_EXCEPTION, false, 0, 0);
+	client_acks();
+	client_asks(KD_API_CONTINUE2);
+	session_client_left(&s);
+	log_text[0] = 0;
+	session_guest_waits(&s, KD_PACKET_MANIPULATE);
+	did("deliver(2 313c)+");
+}
+
+static void test_client_leaves_guest_stays_stopped(void **state)
+{
+	(void)state;
+	stopped_with_client();
+	session_client_left(&s);
+	did("");
+	assert_int_equal(session_state(&s), SESSION_STOPPED);
+}
+
+static void test_client_leaves_in_a_module_load(void **state)
+{
+	(void)state;
+	boot();
+	client_comes();
+	guest_loads();
+	did("send(7 3031) expect(2)");
+	session_client_left(&s);
+	did("deliver(2 3136)+");
+}
+
+static void test_reset_gives_the_state_again(void **state)
+{
+	(void)state;
+	stopped_with_client();
+	session_client_reset(&s);
+	did("send(7 3030)");
+	session_client_reset(&s); // in flight: KDCOM repeats it under the new id
+	did("");
+	client_acks();
+	session_client_resend(&s);
+	did("send(7 3030)");
+}
+
+static void test_reset_forgets_a_reply_in_flight(void **state)
+{
+	(void)state;
+	stopped_with_client();
+	client_asks(KD_API_GET_VERSION);
+	guest_replies(KD_API_GET_VERSION);
+	did("deliver(2 3146) send(2 3146)");
+	session_client_reset(&s);
+	did("forget send(7 3030)");
+}
+
+static void test_reset_abandons_a_request(void **state)
+{
+	(void)state;
+	stopped_with_client();
+	client_asks(KD_API_GET_VERSION);
+	session_client_reset(&s);
+	client_acks();
+	did("deliver(2 3146) send(7 3030)");
+	guest_replies(KD_API_GET_VERSION);
+	did("");
+	assert_int_equal(s.counters.replies_dropped, 1);
+}
+
+static void test_resend_while_a_reply_is_due_is_nothing(void **state)
+{
+	(void)state;
+	stopped_with_client();
+	client_asks(KD_API_GET_VERSION);
+	session_client_resend(&s);
+	did("deliver(2 3146)");
+}
+
+// ---- A client that does not read -----------------------------------------------------------------------------
+
+static void test_prints_wait_bounded_and_in_order(void **state)
+{
+	(void)state;
+	boot();
+	client_comes();
+	guest_prints("first");
+	did("send(3 3230 droppable)");
+	for (int i = 0; i < 20000; i++)
+		guest_prints("0123456789012345678901234567890123456789");
+	assert_true(s.queue_len <= SESSION_QUEUE_MAX);
+	assert_true(s.counters.prints_dropped > 0);
+	guest_stops(); // never dropped, never before the prints
+	did("");
+	client_acks();
+	did("send(3 3230 droppable)");
+	for (int i = 0; i < 100000 && s.queue; i++)
+		client_acks();
+	client_acks();
+	log_text[0] = 0;
+	client_asks(KD_API_CONTINUE2);
+	did("deliver(2 313c)+ expect(0)");
+}
+
+// ---- Reset and reboot ---------------------------------------------------------------------------------------
+
+static void test_silent_reset_gives_the_notice_then_a_fresh_start(void **state)
+{
+	(void)state;
+	stopped_with_client();
+	session_guest_gone(&s, LINK_GONE_RESET);
+	did("send(7 3031)");
+	assert_int_equal(last_len, KD_STATE_CHANGE_SIZE);
+	assert_int_equal(last_body[0x40], 1);
+	assert_true(get_le64(last_body + 0x28) == UINT64_MAX);
+	client_acks();
+	boot();
+	guest_loads();
+	did("");
+	client_asks(KD_API_GET_VERSION); // of a kernel that is gone
+	did("send(2 3146)");
+	assert_int_equal(get_le32(last_body + 8), KD_STATUS_UNSUCCESSFUL);
+	client_acks();
+	client_asks(KD_API_CONTINUE2);
+	did("restart send(7 3031)");
+}
+
+static void test_notice_that_nobody_continues_ends_by_itself(void **state)
+{
+	(void)state;
+	stopped_with_client();
+	session_guest_gone(&s, LINK_GONE_SHUTDOWN);
+	client_acks();
+	boot();
+	guest_stops();
+	did("send(7 3031)");
+	assert_int_equal(session_deadline(&s), 0);
+	session_timer(&s, 5000);
+	session_timer(&s, session_deadline(&s) - 1);
+	did("");
+	session_timer(&s, session_deadline(&s));
+	did("restart send(7 3030)");
+}
+
+static void test_request_under_way_at_a_reset_fails(void **state)
+{
+	(void)state;
+	stopped_with_client();
+	client_asks(KD_API_READ_VIRTUAL);
+	session_guest_gone(&s, LINK_GONE_RESET);
+	did("deliver(2 3130) send(2 3130) expect(0)");
+	assert_int_equal(get_le32(last_body + 8), KD_STATUS_UNSUCCESSFUL);
+	client_acks();
+	did("send(7 3031) expect(2)");
+}
+
+static void test_announced_reboot_gives_no_second_notice(void **state)
+{
+	(void)state;
+	boot();
+	client_comes();
+	guest_state(KD_STATE_LOAD_SYMBOLS, true, UINT64_MAX, KD_PACKET_MANIPULATE);
+	client_acks();
+	client_asks(KD_API_CONTINUE2);
+	log_text[0] = 0;
+	session_guest_gone(&s, LINK_GONE_RESET);
+	did("restart");
+	boot();
+	guest_loads();
+	did("send(7 3031) expect(2)");
+}
+
+static void test_reboot_asked_for_gives_no_notice(void **state)
+{
+	(void)state;
+	stopped_with_client();
+	client_asks(KD_API_REBOOT);
+	session_guest_gone(&s, LINK_GONE_RESET);
+	did("deliver(2 313b)+ expect(0) restart");
+}
+
+static void test_reset_without_client_is_quiet(void **state)
+{
+	(void)state;
+	boot_and_stop();
+	session_guest_gone(&s, LINK_GONE_RESET);
+	did("");
+	assert_int_equal(session_state(&s), SESSION_NO_GUEST);
+	boot();
+	assert_int_equal(s.counters.boots, 2);
+}
+
+static void test_module_that_moves_is_no_reboot(void **state)
+{
+	(void)state;
+	stopped_with_client();
+	session_guest_gone(&s, LINK_GONE_AREA);
+	session_guest_registered(&s);
+	did("");
+	assert_int_equal(s.counters.boots, 1);
+}
+
+static void test_first_packet_again_is_a_boot_nobody_announced(void **state)
+{
+	(void)state;
+	stopped_with_client();
+	guest_seq = 5;
+	guest_prints("x");
+	client_acks();
+	log_text[0] = 0;
+	guest_seq = 0;
+	guest_loads();
+	did("send(7 3031)");
+	assert_true(get_le64(last_body + 0x28) == UINT64_MAX);
+	assert_int_equal(s.counters.boots, 2);
+}
+
+static void test_resets_without_end_use_no_memory(void **state)
+{
+	(void)state;
+	stopped_with_client();
+	for (int i = 0; i < 1000; i++) {
+		session_guest_gone(&s, LINK_GONE_RESET);
+		boot();
+		guest_stops();
+	}
+	assert_true(s.queue_len <= 3 * SESSION_BODY_MAX);
+}
+
+// ---- A broker that came anew, and a guest that lost a request ----------------------------------------------------
+
+static void test_unknown_wait_is_asked_for_once(void **state)
+{
+	(void)state;
+	session_guest_registered(&s);
+	session_guest_waits(&s, KD_PACKET_MANIPULATE);
+	session_guest_waits(&s, KD_PACKET_MANIPULATE);
+	did("resend");
+	guest_stops();
+	client_comes();
+	did("send(7 3030) expect(2)");
+}
+
+static void test_reply_to_the_broker_before_us_is_dropped(void **state)
+{
+	(void)state;
+	session_guest_registered(&s);
+	client_comes();
+	guest_replies(KD_API_READ_VIRTUAL);
+	did("resend");
+	assert_int_equal(s.counters.replies_dropped, 1);
+}
+
+static void test_lost_request_is_repeated_and_the_state_is_not(void **state)
+{
+	(void)state;
+	stopped_with_client();
+	client_asks(KD_API_READ_VIRTUAL);
+	did("deliver(2 3130)");
+	guest_stops(); // it registered anew before it took the request
+	did("deliver(2 3130)");
+	guest_replies(KD_API_READ_VIRTUAL);
+	did("send(2 3130)");
+}
+
+static void test_request_that_is_lost_for_good_fails(void **state)
+{
+	(void)state;
+	stopped_with_client();
+	client_asks(KD_API_READ_VIRTUAL);
+	for (unsigned i = 0; i < SESSION_REDELIVER_MAX; i++)
+		guest_stops();
+	did("deliver(2 3130) deliver(2 3130) deliver(2 3130) deliver(2 3130)");
+	guest_stops();
+	did("send(2 3130)");
+	assert_int_equal(get_le32(last_body + 8), KD_STATUS_UNSUCCESSFUL);
+}
+
+// ---- Wild guests --------------------------------------------------------------------------------------------
+
+static void test_impossible_packets_of_the_guest_are_refused(void **state)
+{
+	uint8_t body[SESSION_BODY_MAX + 1] = { 0 };
+
+	(void)state;
+	boot();
+	client_comes();
+	session_guest_packet(&s, 1, KD_PACKET_STATE_CHANGE, 56, body, 240, 2);
+	session_guest_packet(&s, 2, KD_PACKET_STATE_CHANGE, 240, body, 239, 2);
+	session_guest_packet(&s, 3, KD_PACKET_STATE_CHANGE, 240, body, SESSION_BODY_MAX + 1, 2);
+	session_guest_packet(&s, 4, 6, 0, body, 0, 0);
+	session_guest_packet(&s, 5, 0xFFFF, 16, body, 16, 0);
+	did("");
+	assert_int_equal(s.counters.guest_refused, 5);
+}
+
+static void test_replies_nobody_asked_for_are_dropped(void **state)
+{
+	(void)state;
+	stopped_with_client();
+	guest_replies(KD_API_READ_VIRTUAL);
+	did("");
+	client_asks(KD_API_GET_VERSION);
+	guest_replies(KD_API_READ_VIRTUAL); // of another question
+	did("deliver(2 3146) deliver(2 3146)");
+	assert_int_equal(s.counters.replies_dropped, 2);
+}
+
+int main(void)
+{
+#define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+	const struct CMUnitTest tests[] = {
+		T(test_alone_loads_are_continued),
+		T(test_alone_wait_may_come_later),
+		T(test_alone_files_are_refused),
+		T(test_alone_prints_are_kept),
+		T(test_history_is_bounded),
+		T(test_alone_exceptions_and_prompts_wait),
+		T(test_client_comes_to_a_stopped_guest),
+		T(test_client_without_reset_is_greeted_after_a_while),
+		T(test_client_comes_to_a_running_guest),
+		T(test_breakin_taken_is_not_cancelled),
+		T(test_breakin_outlives_module_loads),
+		T(test_breakin_while_stopped_is_nothing),
+		T(test_breakin_waits_for_a_guest),
+		T(test_breakin_of_a_client_that_left_is_forgotten_without_guest),
+		T(test_request_and_reply),
+		T(test_continue_runs),
+		T(test_request_waits_for_the_guest),
+		T(test_one_request_at_a_time),
+		T(test_api_without_reply_ends_with_the_wait),
+		T(test_switch_processor_brings_a_new_state),
+		T(test_requests_of_the_wrong_time_are_refused),
+		T(test_prompt),
+		T(test_next_client_gets_the_state_not_the_reply),
+		T(test_accepted_continue_is_executed_though_the_client_left),
+		T(test_client_leaves_guest_stays_stopped),
+		T(test_client_leaves_in_a_module_load),
+		T(test_reset_gives_the_state_again),
+		T(test_reset_forgets_a_reply_in_flight),
+		T(test_reset_abandons_a_request),
+		T(test_resend_while_a_reply_is_due_is_nothing),
+		T(test_prints_wait_bounded_and_in_order),
+		T(test_silent_reset_gives_the_notice_then_a_fresh_start),
+		T(test_notice_that_nobody_continues_ends_by_itself),
+		T(test_request_under_way_at_a_reset_fails),
+		T(test_announced_reboot_gives_no_second_notice),
+		T(test_reboot_asked_for_gives_no_notice),
+		T(test_reset_without_client_is_quiet),
+		T(test_module_that_moves_is_no_reboot),
+		T(test_first_packet_again_is_a_boot_nobody_announced),
+		T(test_resets_without_end_use_no_memory),
+		T(test_unknown_wait_is_asked_for_once),
+		T(test_reply_to_the_broker_before_us_is_dropped),
+		T(test_lost_request_is_repeated_and_the_state_is_not),
+		T(test_request_that_is_lost_for_good_fails),
+		T(test_impossible_packets_of_the_guest_are_refused),
+		T(test_replies_nobody_asked_for_are_dropped),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
