@@ -155,20 +155,20 @@ def make_archive(work):
     os.mkdir(f"{work}/archive")
     shutil.copy(f"{BUILD}/testkernel/x64/ntoskrnl.exe", f"{work}/archive/")
     shutil.copy(f"{BUILD}/guest/x64/kdvmkd.dll", f"{work}/archive/")
-    subprocess.run(["tar", "--format=ustar", "-cf", "../archive.tar", "kdvmkd.dll", "ntoskrnl.exe"],
-                   cwd=f"{work}/archive", check=True)
+    shutil.copy(f"{BUILD}/x64/kdhostile.dll", f"{work}/archive/")
+    subprocess.run("tar --format=ustar -cf ../archive.tar *", shell=True, cwd=f"{work}/archive", check=True)
 
 
-def start_qemu(work, words, extra=()):
+def start_qemu(work, words):
     env = dict(os.environ, LD_PRELOAD=f"{BUILD}/libvmkd-vmm.so", VMKD_NAME="vm", VMKD_RUNTIME_DIR=work)
     command = ["qemu-system-x86_64", "-machine", "pc,accel=kvm", "-cpu", "host", "-m", "256M", "-nodefaults",
                "-display", "none", "-kernel", f"{BUILD}/testkernel/x64/boot.elf", "-initrd", f"{work}/archive.tar",
-               "-append", "kernel=ntoskrnl.exe transport=kdvmkd.dll " + words,
+               "-append", "kernel=ntoskrnl.exe " + words,
                "-device", "isa-debug-exit,iobase=0xf4,iosize=4", "-qmp", f"unix:{work}/qmp.sock,server=on,wait=off",
                "-chardev", f"file,id=log,path={work}/log", "-device", "isa-debugcon,iobase=0xe9,chardev=log"]
     if os.path.exists("/usr/share/qemu/qboot.rom"):
         command += ["-bios", "qboot.rom"]
-    return subprocess.Popen(command + list(extra), env=env)
+    return subprocess.Popen(command, env=env)
 
 
 def cpu_ticks(pid):
@@ -267,8 +267,33 @@ def stopped_broker(work, qemu):
     check(qemu.wait(HANG) == 0, "quit while the guest runs")
 
 
+def hostile_guest(work, qemu):
+    """The transport that attacks its host, with a broker that takes everything."""
+    qmp = Qmp(f"{work}/qmp.sock")
+    broker = Broker(wait_for_socket(work))
+    verdict, messages = "", 0
+    broker.socket.settimeout(0.5)
+    deadline = time.monotonic() + 4 * HANG
+    while "verdict" not in verdict and time.monotonic() < deadline:
+        try:
+            broker.read()
+            messages += 1
+        except socket.timeout:
+            with open(f"{work}/log", encoding="utf-8", errors="replace") as f:
+                verdict = "".join(line for line in f if line.startswith("hostile:"))
+    print(verdict, end="")
+    check("verdict passed" in verdict, "the attacks end, and the host wrote nowhere else")
+    broker.socket.settimeout(HANG)
+    stats = struct.unpack("<12Q", broker.stats())
+    check(stats[8] > 0, f"the library refused {stats[8]} times in {stats[0]} calls, {messages} messages to the broker")
+    check(qmp.ask("query-status")["status"] == "running", "the VMM is alive")
+    qmp.ask("quit")
+    check(qemu.wait(HANG) == 0, "quit")
+
+
 def missing():
-    for what in (f"{BUILD}/libvmkd-vmm.so", f"{BUILD}/testkernel/x64/ntoskrnl.exe", f"{BUILD}/guest/x64/kdvmkd.dll"):
+    for what in (f"{BUILD}/libvmkd-vmm.so", f"{BUILD}/testkernel/x64/ntoskrnl.exe", f"{BUILD}/guest/x64/kdvmkd.dll",
+                 f"{BUILD}/x64/kdhostile.dll"):
         if not os.path.exists(what):
             return f"{what} is missing; run make"
     if not shutil.which("qemu-system-x86_64"):
@@ -302,7 +327,8 @@ def main():
     if reason:
         print("skipped:", reason)
         return 77
-    passed = [run(qmp_while_waiting, "break"), run(stopped_broker, "break")]
+    passed = [run(qmp_while_waiting, "transport=kdvmkd.dll break"), run(stopped_broker, "transport=kdvmkd.dll break"),
+              run(hostile_guest, "transport=kdhostile.dll")]
     return 0 if all(passed) else 1
 
 
