@@ -19,3 +19,7 @@ $(O)/$(1)/wiretest.dll: $(call pe_objects,$(1),$(WIRE_SRC) $(WIRE_SELFTEST) wire
 endef
 $(eval $(call wiretest_dll_,x64))
 $(eval $(call wiretest_dll_,x86))
+
+$(call fuzz_target,wire_kdcom,wire/kdcom_fuzz.c wire/kdcom.c,)
+$(call fuzz_target,wire_kdapi,wire/kdapi_fuzz.c wire/kdapi.c wire/kdregs.c wire/kddata.c,)
+$(call fuzz_target,wire_ring,wire/ring_fuzz.c wire/ring.c,)
