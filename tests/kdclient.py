@@ -468,13 +468,17 @@ class KdClient:
     def __exit__(self, *_exc):
         self.close()
 
-    def attach(self, timeout=None):
-        """Resynchronises and returns the stop (of any kind) in which the target waits; breaks in if it runs."""
+    def attach(self, timeout=None, break_in=True):
+        """Resynchronises and returns the stop (of any kind) in which the target waits; breaks in if it runs.
+
+        A target that is only slow remembers the break-in and stops once more after it was continued. break_in=False is
+        for a target that is known to stop by itself.
+        """
         deadline = time.monotonic() + (timeout or self.timeout)
         while time.monotonic() < deadline:
             self.link.send_reset()
-            event = self._wait_state(min(deadline, time.monotonic() + 0.5))
-            if event is None:
+            event = self._wait_state(min(deadline, time.monotonic() + (0.5 if break_in else 2.0)))
+            if event is None and break_in:
                 self.link.write(BREAK_IN)
                 event = self._wait_state(min(deadline, time.monotonic() + 1.0))
             if event is not None:
@@ -863,11 +867,15 @@ class KdClient:
         magic = self.read_u16(pe + 24)
         rva = self.read_u32(pe + 24 + (112 if magic == 0x20B else 96))
         directory = self.read_virtual(base + rva, 40)
-        _functions_count, count, functions, names, ordinals = struct.unpack_from("<5I", directory, 20)
+        function_count, count, functions, names, ordinals = struct.unpack_from("<5I", directory, 20)
         name_rvas = struct.unpack(f"<{count}I", self.read_virtual(base + names, 4 * count))
         indexes = struct.unpack(f"<{count}H", self.read_virtual(base + ordinals, 2 * count))
-        addresses = struct.unpack(f"<{_functions_count}I", self.read_virtual(base + functions, 4 * _functions_count))
-        return {self.read_string(base + at): base + addresses[i] for at, i in zip(name_rvas, indexes)}
+        addresses = struct.unpack(f"<{function_count}I", self.read_virtual(base + functions, 4 * function_count))
+        # The names stand together: one big read instead of one per name.
+        first, last = min(name_rvas), max(name_rvas)
+        text = self.read_virtual(base + first, last - first) + self.read_string(base + last).encode() + b"\0"
+        return {text[at - first:text.index(b"\0", at - first)].decode("latin-1"): base + addresses[i]
+                for at, i in zip(name_rvas, indexes)}
 
     def read_string(self, address, limit=256):
         text = b""

@@ -9,6 +9,7 @@ same cases run over the product's links (--link), where they show that the trans
 """
 import argparse
 import os
+import signal
 import struct
 import sys
 import traceback
@@ -39,6 +40,7 @@ def arguments():
 
 def main():
     options = arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the VM of the moment ends with us
     passed = failed = skipped = 0
     for arch in ("x64", "x86") if options.arch == "both" else (options.arch,):
         for entry in CASES:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """What the test-kernel cases of tk_*.py share: a case boots a kernel of its own and gets it with a client attached."""
 import struct
+import time
 
 from kdclient import UNSUCCESSFUL, Command, KdClient, KdError, KdRefused, Stop, Symbols
 from vm import Vm
@@ -54,6 +55,7 @@ class Machine:
             arguments += ["--set", word]
         self.vm = Vm("t", *arguments, *more)
         self.kd = KdClient(timeout=options.timeout)
+        self._symbols = None
 
     def __enter__(self):
         self.vm.__enter__()
@@ -65,8 +67,20 @@ class Machine:
         return self.vm.__exit__(*exc)
 
     def symbols(self):
-        """The kernel's exports; needs a stop."""
-        return self.kd.exports(self.kd.version().kern_base)
+        """The kernel's exports; the first call needs a stop."""
+        if self._symbols is None:
+            self._symbols = self.kd.exports(self.kd.version().kern_base)
+        return self._symbols
+
+    def run_until(self, condition, what):
+        """Lets the kernel run for moments until condition() holds at a stop. Leaves it stopped."""
+        for _ in range(200):
+            self.kd.resume()
+            time.sleep(0.05)
+            self.kd.break_in()
+            if condition():
+                return
+        raise AssertionError(f"never: {what}")
 
     def run_to_ready(self):
         """From the initial break to the scenario, where the other CPUs run; stopped again there."""
@@ -121,7 +135,7 @@ def run_case(options, arch, entry):
         raise Skip(f"{only} only")
     with Machine(options, arch, scenarios, cpus, set_words, more) as m:
         if attach:
-            first = m.kd.attach()
+            first = m.kd.attach(break_in="break" not in set_words)
             if not isinstance(first, Stop):  # a module notice of the boot
                 m.kd.go()
                 m.kd.wait_stop() if "break" in set_words else m.kd.break_in()

@@ -12,7 +12,8 @@ void TkTick(uint64_t n);
 uint64_t TkOuter(uint64_t n); // calls TkMiddle, which calls TkInner; n + 3
 uint64_t TkMiddle(uint64_t n);
 uint64_t TkInner(uint64_t n);
-void TkSpin(void); // never returns
+void TkSpin(void);     // never returns
+void TkSpinBoot(void); // the same, for CPU 0
 
 // Makes another CPU leave what it does and run code that never returns (kd_freeze.c: it rides on the freeze IPI).
 void nt_cpu_divert(unsigned cpu, void (*code)(void));
