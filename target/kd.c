@@ -237,7 +237,10 @@ static void take_state_change(struct kd *kd, const uint8_t *body, size_t len)
 	kd->state = VMKD_STATE_STOPPED;
 	kd->is_switching = false;
 	kd->is_resuming = false;
-	kd->is_break_in_wanted = false;
+	// A module notice is no answer to a break-in: whoever asked for one lets it go on and still wants to stop.
+	if (change.state != KD_STATE_LOAD_SYMBOLS)
+		kd->is_break_in_wanted = false;
+	kd->is_at_notice = change.state == KD_STATE_LOAD_SYMBOLS;
 	kd->stop_count++;
 	kd_log(kd, VMKD_LOG_DEBUG, "stopped: %s%s, processor %u of %" PRIu32 ", pc %" PRIx64, kd_state_name(change.state),
 	       is_repeated ? " (again)" : "", change.processor, change.processor_count, change.pc);
@@ -352,6 +355,18 @@ static void take_control_request(struct kd *kd, const uint8_t *body, size_t len)
 		kd_log(kd, VMKD_LOG_WARNING, "a control request could not be answered; the target will ask again");
 }
 
+bool kd_send_reset(struct kd *kd)
+{
+	kdcom_cancel(stream_kdcom(kd->stream));
+	kd->is_resuming = false;
+	if (kdcom_send_reset(stream_kdcom(kd->stream)) != KDCOM_OK)
+		return false;
+	kd->is_reset_due = true;
+	kd->reset_at = stream_now();
+	stream_flush(kd->stream);
+	return true;
+}
+
 // ---- turns ---------------------------------------------------------------------------------------------------------------------
 
 static void take_restart(struct kd *kd)
@@ -439,6 +454,7 @@ void kd_turn(struct kd *kd, uint64_t deadline, struct stream_event *ret)
 		break;
 	case STREAM_RESET:
 		kd_log(kd, VMKD_LOG_DEBUG, "resynchronised");
+		kd->is_reset_due = false;
 		kd->lost_count++;
 		break;
 	case STREAM_GIVEN_UP:
@@ -446,7 +462,7 @@ void kd_turn(struct kd *kd, uint64_t deadline, struct stream_event *ret)
 		kd->needs_resync = true;
 		break;
 	case STREAM_WOKEN:
-		kd->is_break_in_wanted = kd->state != VMKD_STATE_STOPPED || kd->is_resuming;
+		kd->is_break_in_wanted = kd->state != VMKD_STATE_STOPPED || kd->is_resuming || kd->is_at_notice;
 		break;
 	case STREAM_CLOSED:
 		kd->state = VMKD_STATE_GONE;

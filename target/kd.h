@@ -40,6 +40,9 @@ struct kd {
 	bool is_machine_certain;
 	bool has_spoken;          // any packet came: a SYNC id is then a restart
 	bool is_break_in_wanted;  // to be sent as soon as the target is not stopped
+	bool is_at_notice;        // the last stop was a module notice: a break-in asked for now comes after it
+	bool is_reset_due;        // a RESET of ours is not answered: its answer voids what is in flight then
+	uint64_t reset_at;        // when it was sent
 	uint64_t break_in_from;   // not before: a stopped target gets this long to answer the RESET of the start, or the byte would
 				  // stay in its line and stop it once more
 	bool needs_resync;        // a request went unanswered: ids and replies are in doubt
@@ -68,6 +71,9 @@ __attribute__((format(printf, 3, 4))) void kd_log(const struct kd *kd, enum vmkd
 // One turn: the next event of the stream, after its effect on the state. A packet of type 2 is left to the caller, all others are dealt with.
 // is_waiting_for_request: the target is stopped and answers, so being woken is not a wish to break in.
 void kd_turn(struct kd *kd, uint64_t deadline, struct stream_event *ret);
+
+// Sends a RESET; what is in flight is forgotten. -> false: nothing can be written.
+bool kd_send_reset(struct kd *kd);
 
 // Forgets the queued events of stops.
 void kd_forget_stops(struct kd *kd);

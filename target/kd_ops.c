@@ -60,11 +60,8 @@ static struct vmkd_error *kd_resync(struct backend *backend)
 
 	if (kd->state == VMKD_STATE_GONE)
 		return kd_gone_error(kd, 0);
-	kdcom_cancel(stream_kdcom(kd->stream));
-	kd->is_resuming = false;
-	if (kdcom_send_reset(stream_kdcom(kd->stream)) != KDCOM_OK)
+	if (!kd_send_reset(kd))
 		return vmkd_error_create(VMKD_E_TIMEOUT, "%s takes no bytes: its other end does not read", kd->name);
-	stream_flush(kd->stream);
 	return NULL;
 }
 
@@ -437,9 +434,8 @@ struct vmkd_error *kd_create(int fd, const char *name, const struct vmkd_open_op
 	kd->last = &kd->first;
 	kd->break_in_from = stream_now() + KD_FIRST_ANSWER_MS;
 	// A stopped target answers with its state; a running one does not hear it.
-	if (kdcom_send_reset(stream_kdcom(kd->stream)) != KDCOM_OK)
+	if (!kd_send_reset(kd))
 		kd_log(kd, VMKD_LOG_WARNING, "the first RESET does not fit"); // cannot be: the output is empty
-	stream_flush(kd->stream);
 	*ret = &kd->base;
 	return NULL;
 }

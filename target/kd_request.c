@@ -17,21 +17,21 @@ static struct vmkd_error *restarted_error(const char *what)
 	return vmkd_error_create(VMKD_E_RESTARTED, "the target was resynchronised or restarted during %s; it did not complete", what);
 }
 
-// RESET, and the state change that a stopped target answers it with. A target that runs does not answer: it is then not stopped.
-static struct vmkd_error *resynchronise(struct kd *kd, uint64_t deadline)
+// Waits for the answer to a RESET that is on its way, and for the state change that a stopped target sends behind it. A target that
+// runs answers nothing. -> NULL also when the time is over: the caller looks at is_reset_due.
+static struct vmkd_error *await_reset(struct kd *kd, uint64_t deadline)
 {
 	uint32_t stops = kd->stop_count;
 	struct stream_event event;
 
-	kdcom_cancel(stream_kdcom(kd->stream));
-	if (kdcom_send_reset(stream_kdcom(kd->stream)) != KDCOM_OK)
-		return timeout_error(kd, "a resynchronisation (nothing can be written)");
-	while (kd->stop_count == stops) {
+	while (kd->is_reset_due || kd->stop_count == stops) {
 		kd_turn(kd, deadline, &event);
 		if (event.kind == STREAM_CLOSED)
 			return kd_gone_error(kd, event.os_error);
 		if (event.kind == STREAM_NONE)
-			return timeout_error(kd, "a resynchronisation");
+			return NULL;
+		if (event.kind == STREAM_RESET)
+			stops = kd->stop_count;
 		struct vmkd_error *error = kd_check_stopped(kd);
 		if (error)
 			return error;
@@ -40,11 +40,26 @@ static struct vmkd_error *resynchronise(struct kd *kd, uint64_t deadline)
 	return NULL;
 }
 
+static struct vmkd_error *resynchronise(struct kd *kd, uint64_t deadline)
+{
+	kd->needs_resync = true;
+	if (!kd_send_reset(kd))
+		return timeout_error(kd, "a resynchronisation (nothing can be written)");
+	struct vmkd_error *error = await_reset(kd, deadline);
+	return !error && kd->needs_resync ? timeout_error(kd, "a resynchronisation") : error;
+}
+
 // Stopped, ids agreed: a request may go out.
 static struct vmkd_error *prepare(struct kd *kd, uint64_t deadline)
 {
 	struct vmkd_error *error = kd_check_stopped(kd);
 
+	// The answer to the RESET of the start may still be under way. A target that ran swallowed it, so this is not for long.
+	if (!error && kd->is_reset_due) {
+		uint64_t soon = kd->reset_at + KD_FIRST_ANSWER_MS;
+		error = await_reset(kd, soon < deadline ? soon : deadline);
+		kd->is_reset_due = false;
+	}
 	if (error || (!kd->needs_resync && kdcom_is_in_step(stream_kdcom(kd->stream))))
 		return error;
 	return resynchronise(kd, deadline);

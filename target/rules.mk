@@ -6,3 +6,4 @@ TARGET_WIRE := wire/kdcom.c wire/kdapi.c wire/kddata.c wire/kdregs.c
 TARGET_UTIL := util/error.c util/rundir.c util/sock.c
 
 $(call host_library,libvmkd.so,$(TARGET_SRC) $(TARGET_WIRE) $(TARGET_UTIL),,target/libvmkd.map)
+$(call unit_test,target_test,target/target_test.c target/peer_test.c $(TARGET_SRC) $(TARGET_WIRE) $(TARGET_UTIL),-lcmocka)

@@ -48,6 +48,21 @@ static struct vmkd_error *sweep(struct vmkd_target *target)
 	return NULL;
 }
 
+// A kernel may keep what the reference says it drops at a stop. Takes such a breakpoint out; that nothing is there any more is fine.
+static struct vmkd_error *drop_stale(struct vmkd_target *target, struct bp *bp)
+{
+	if (bp->stale == 0 || !bptable_handle_is_free(&target->breakpoints, bp->stale))
+		return NULL;
+	struct vmkd_error *error = target->backend->ops->breakpoint_restore(target->backend, bp->stale);
+	if (error && error->code == VMKD_E_TARGET) {
+		vmkd_error_destroy(error);
+		error = NULL;
+	}
+	if (!error)
+		bp->stale = 0;
+	return error;
+}
+
 static struct vmkd_error *write_one(struct vmkd_target *target, uint32_t id)
 {
 	struct backend *backend = target->backend;
@@ -63,14 +78,9 @@ static struct vmkd_error *write_one(struct vmkd_target *target, uint32_t id)
 	vmkd_error_destroy(error);
 	error = backend->ops->breakpoint_write(backend, address, &handle);
 
-	// The kernel may not have dropped what the reference says it drops: then it is still there, under its old handle.
-	if (error && error->code == VMKD_E_TARGET && bp->stale != 0 && bptable_handle_is_free(&target->breakpoints, bp->stale)) {
+	if (error && error->code == VMKD_E_TARGET && bp->stale != 0) {
 		vmkd_error_destroy(error);
-		error = backend->ops->breakpoint_restore(backend, bp->stale);
-		if (error && error->code == VMKD_E_TARGET) {
-			vmkd_error_destroy(error);
-			error = NULL;
-		}
+		error = drop_stale(target, bp);
 		if (!error)
 			error = backend->ops->breakpoint_write(backend, address, &handle);
 	}
@@ -120,9 +130,10 @@ static struct vmkd_error *write_missing(struct vmkd_target *target, const uint64
 
 void target_breakpoints_hide(const struct vmkd_target *target, uint64_t address, uint8_t *bytes, size_t len)
 {
-	for (uint32_t id = 0; (id = bptable_next_written(&target->breakpoints, id)) < BPTABLE_MAX; id++) {
+	for (uint32_t id = 0; id < BPTABLE_MAX; id++) {
 		const struct bp *bp = &target->breakpoints.entries[id];
-		if (bp->address - address < len && bytes[bp->address - address] == INT3)
+		bool may_be_there = bp->is_used && (bp->handle != 0 || bp->stale != 0);
+		if (may_be_there && bp->address - address < len && bytes[bp->address - address] == INT3)
 			bytes[bp->address - address] = bp->original;
 	}
 }
@@ -145,6 +156,8 @@ struct vmkd_error *target_breakpoints_withdraw(struct vmkd_target *target)
 		error = sweep(target);
 	for (uint32_t id = 0; !error && (id = bptable_next_written(&target->breakpoints, id)) < BPTABLE_MAX; id++)
 		error = restore_one(target, id);
+	for (uint32_t id = 0; !error && id < BPTABLE_MAX; id++)
+		error = drop_stale(target, &target->breakpoints.entries[id]);
 	return error;
 }
 
@@ -273,9 +286,9 @@ static struct vmkd_error *clear_here(struct vmkd_target *target, uint64_t pc, bo
 	struct bp *bp = bptable_find(&target->breakpoints, pc);
 
 	*ret = bp && bp->is_enabled;
-	if (!bp || bp->handle == 0)
+	if (!bp)
 		return NULL;
-	return restore_one(target, (uint32_t)(bp - target->breakpoints.entries));
+	return bp->handle ? restore_one(target, (uint32_t)(bp - target->breakpoints.entries)) : drop_stale(target, bp);
 }
 
 static struct vmkd_error *prepare(struct vmkd_target *target, uint64_t *ret_pc)
@@ -376,11 +389,9 @@ struct vmkd_error *vmkd_target_go(struct vmkd_target *target, enum vmkd_continue
 	if (!error && is_handled)
 		error = is_at_int3(target, pc, &is_int3);
 	if (!error && is_int3) {
+		// A breakpoint right behind it is still to come.
 		error = target_pc_set(target, pc + 1);
 		has_here = false;
-		if (!error)
-			error = clear_here(target, pc + 1, &has_here);
-		pc++;
 	}
 	if (!error)
 		error = write_missing(target, has_here ? &pc : NULL);
@@ -473,10 +484,12 @@ static struct vmkd_error *take_out(struct vmkd_target *target, uint32_t id)
 
 	if (!bp)
 		return vmkd_error_create(VMKD_E_NOT_FOUND, "there is no breakpoint %u: bl lists them", id);
-	if (bp->handle == 0)
+	if (bp->handle == 0 && bp->stale == 0)
 		return NULL;
 	struct vmkd_error *error = need_stopped(target);
-	return error ? error : restore_one(target, id);
+	if (error)
+		return error;
+	return bp->handle ? restore_one(target, id) : drop_stale(target, bp);
 }
 
 struct vmkd_error *vmkd_breakpoint_remove(struct vmkd_target *target, uint32_t id)
