@@ -13,6 +13,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "vmm/freeze.h"
 #include "vmm/link.h"
 #include "vmm/park.h"
 
@@ -154,6 +155,7 @@ static int leave_for_kick(struct vcpu *v, void *arg)
 	int error = errno;
 	if (!was) // a kick that was lost by this is the one we report
 		__atomic_store_n(&v->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
+	freeze_forget_kick(v);
 	errno = error;
 	return result;
 }
@@ -170,10 +172,16 @@ static void guest_ended(const struct vcpu *v, uint32_t reason)
 
 static int run_vcpu(struct vcpu *v, void *arg)
 {
+	freeze_note_thread(v);
 	for (;;) {
+		if (freeze_is_on(v->vm) && freeze_sleep(v))
+			return leave_for_kick(v, arg);
 		int result = hook_next_ioctl(v->fd, KVM_RUN, arg);
-		if (result)
+		if (result) {
+			if (errno == EINTR)
+				freeze_forget_kick(v);
 			return result;
+		}
 		if (v->run->exit_reason != KVM_EXIT_IO) {
 			guest_ended(v, v->run->exit_reason);
 			return result;
@@ -201,6 +209,8 @@ static void start_once(void)
 	hook.wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	call_init(&hook.call, hook_now_ms());
 	hook.is_active = hook.wake_fd >= 0 && link_start();
+	if (hook.is_active)
+		freeze_prepare();
 }
 
 static void vm_created(int kvm_fd, int vm_fd)

@@ -3,9 +3,9 @@
 
 #include <errno.h>
 #include <poll.h>
-#include <signal.h>
 #include <sys/eventfd.h>
 
+#include "vmm/freeze.h"
 #include "vmm/link.h"
 
 // How long a call that need not wait is held up by a broker that does not read. A busy broker catches up
@@ -19,7 +19,7 @@ void park_wake(void)
 }
 
 // Faults stay deliverable: a VMM handles SIGBUS of its guest's memory in the vCPU thread.
-static void block_signals(sigset_t *ret_old)
+void park_block_signals(sigset_t *ret_old)
 {
 	sigset_t all;
 	sigfillset(&all);
@@ -31,7 +31,7 @@ static void block_signals(sigset_t *ret_old)
 	pthread_sigmask(SIG_SETMASK, &all, ret_old);
 }
 
-static bool is_exit_wanted(const struct vcpu *v)
+bool park_is_exit_wanted(const struct vcpu *v)
 {
 	return __atomic_load_n(&v->run->immediate_exit, __ATOMIC_ACQUIRE);
 }
@@ -57,8 +57,8 @@ static bool sleep_unlocked(const struct vcpu *v, short events, uint64_t deadline
 	sigset_t mask;
 	hook.has_sleeper = true;
 	pthread_mutex_unlock(&hook.lock);
-	block_signals(&mask);
-	bool is_kicked = is_exit_wanted(v) ||
+	park_block_signals(&mask);
+	bool is_kicked = park_is_exit_wanted(v) ||
 	                 (ppoll(fds, 2, has_deadline ? &timeout : NULL, &mask) < 0 && errno == EINTR);
 	pthread_sigmask(SIG_SETMASK, &mask, NULL);
 	pthread_mutex_lock(&hook.lock);
@@ -66,7 +66,7 @@ static bool sleep_unlocked(const struct vcpu *v, short events, uint64_t deadline
 	eventfd_t ignored;
 	(void)eventfd_read(hook.wake_fd, &ignored); // EAGAIN: nobody woke us
 	link_receive();
-	return is_kicked || is_exit_wanted(v);
+	return is_kicked || park_is_exit_wanted(v);
 }
 
 // How long to wait for a broker that does not take a message: a wait goes on, a droppable one for a
@@ -94,6 +94,20 @@ static bool wait_for_room(const struct vcpu *v)
 	return sleep_unlocked(v, POLLIN | POLLOUT, deadline);
 }
 
+// The first moments of a wait are short, as most are; then the other vCPUs are put to sleep as well.
+// -> true: kicked.
+static bool wait_for_packet(const struct vcpu *v)
+{
+	uint64_t deadline = call_deadline(&hook.call);
+	if (freeze_is_on(v->vm) || !call_is_awaited(&hook.call))
+		return sleep_unlocked(v, POLLIN, deadline);
+	uint64_t freeze_at = hook_now_ms() + FREEZE_AFTER_MS;
+	bool is_kicked = sleep_unlocked(v, POLLIN, freeze_at < deadline ? freeze_at : deadline);
+	if (!is_kicked && call_is_awaited(&hook.call) && hook_now_ms() >= freeze_at)
+		freeze_others(v);
+	return is_kicked;
+}
+
 uint32_t park_call(const struct vcpu *v, bool *ret_is_kicked)
 {
 	struct call *c = &hook.call;
@@ -107,7 +121,7 @@ uint32_t park_call(const struct vcpu *v, bool *ret_is_kicked)
 				is_kicked = wait_for_room(v);
 			break;
 		case CALL_SLEEP:
-			is_kicked = sleep_unlocked(v, POLLIN, call_deadline(c));
+			is_kicked = wait_for_packet(v);
 			break;
 		default: // CALL_ANSWER: the loop's condition sees it
 			break;
@@ -117,5 +131,6 @@ uint32_t park_call(const struct vcpu *v, bool *ret_is_kicked)
 			call_kick(c);
 		}
 	}
+	freeze_end();
 	return call_answer(c);
 }

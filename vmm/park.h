@@ -3,6 +3,8 @@
 #ifndef VMM_PARK_H
 #define VMM_PARK_H
 
+#include <signal.h>
+
 #include "vmm/hook.h"
 
 // Drive the open call (call_begin said CALL_PENDING) to its answer. Called and returns with hook.lock held; sleeps without it, with
@@ -12,5 +14,9 @@ uint32_t park_call(const struct vcpu *v, bool *ret_is_kicked);
 
 // Somebody else has changed hook.call: let the sleeping vCPU look. Under hook.lock.
 void park_wake(void);
+
+// For whoever sleeps in a vCPU thread: block all signals but faults, look at the VMM's wish, then ppoll with *ret_old.
+void park_block_signals(sigset_t *ret_old);
+bool park_is_exit_wanted(const struct vcpu *v);
 
 #endif

@@ -159,9 +159,9 @@ def make_archive(work):
     subprocess.run("tar --format=ustar -cf ../archive.tar *", shell=True, cwd=f"{work}/archive", check=True)
 
 
-def start_qemu(work, words):
+def start_qemu(work, words, cpus):
     env = dict(os.environ, LD_PRELOAD=f"{BUILD}/libvmkd-vmm.so", VMKD_NAME="vm", VMKD_RUNTIME_DIR=work)
-    command = ["qemu-system-x86_64", "-machine", "pc,accel=kvm", "-cpu", "host", "-m", "256M", "-nodefaults",
+    command = ["qemu-system-x86_64", "-machine", "pc,accel=kvm", "-cpu", "host", "-m", "256M", "-smp", f"{cpus},sockets={cpus}", "-nodefaults",
                "-display", "none", "-kernel", f"{BUILD}/testkernel/x64/boot.elf", "-initrd", f"{work}/archive.tar",
                "-append", "kernel=ntoskrnl.exe " + words,
                "-device", "isa-debug-exit,iobase=0xf4,iosize=4", "-qmp", f"unix:{work}/qmp.sock,server=on,wait=off",
@@ -267,6 +267,34 @@ def stopped_broker(work, qemu):
     check(qemu.wait(HANG) == 0, "quit while the guest runs")
 
 
+def other_cpus_sleep(work, qemu):
+    """The kernel keeps the other CPUs spinning while one waits; they must not use the host's."""
+    qmp = Qmp(f"{work}/qmp.sock")
+    broker = Broker(wait_for_socket(work))
+    broker.until_stop()
+    broker.go_on()
+    time.sleep(1)  # for the other CPUs to come up
+    for _ in range(3):
+        broker.send(BREAKIN)
+        broker.until_stop()
+        time.sleep(0.2)
+        before = cpu_ticks(qemu.pid)
+        time.sleep(1)
+        used = cpu_ticks(qemu.pid) - before
+        check(used <= 20, f"nobody spins ({used} ticks of 10 ms in a second)")
+        qmp.ask("stop")
+        check("RIP" in qmp.monitor("info registers -a"), "stop, info registers -a")
+        qmp.ask("cont")
+        broker.go_on()
+    qmp.ask("system_reset")
+    broker.until(UNREGISTERED)
+    broker.until_stop()
+    check(True, "reset, and the guest is back")
+    time.sleep(0.1)
+    qmp.ask("quit")
+    check(qemu.wait(HANG) == 0, "quit while waiting")
+
+
 def hostile_guest(work, qemu):
     """The transport that attacks its host, with a broker that takes everything."""
     qmp = Qmp(f"{work}/qmp.sock")
@@ -301,12 +329,12 @@ def missing():
     return "" if os.access("/dev/kvm", os.R_OK | os.W_OK) else "/dev/kvm is missing or not permitted"
 
 
-def run(test, words):
+def run(test, words, cpus=1):
     work = tempfile.mkdtemp(prefix="vmkd-vmm-")
     qemu = None
     try:
         make_archive(work)
-        qemu = start_qemu(work, words)
+        qemu = start_qemu(work, words, cpus)
         test(work, qemu)
         return True
     except (Failure, OSError, EOFError) as error:
@@ -328,7 +356,8 @@ def main():
         print("skipped:", reason)
         return 77
     passed = [run(qmp_while_waiting, "transport=kdvmkd.dll break"), run(stopped_broker, "transport=kdvmkd.dll break"),
-              run(hostile_guest, "transport=kdhostile.dll")]
+              run(other_cpus_sleep, "transport=kdvmkd.dll break", 2),
+              run(hostile_guest, "transport=kdhostile.dll", 2)]
     return 0 if all(passed) else 1
 
 

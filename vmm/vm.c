@@ -32,6 +32,7 @@ struct vm *vm_add(int fd, int run_size)
 	vm->fd = fd;
 	vm->run_size = run_size;
 	vm->slot_count = vm->range_count = 0;
+	vm->vcpus = NULL;
 	return vm;
 }
 
@@ -126,6 +127,8 @@ void vcpu_add(struct vm *vm, int fd, uint32_t index)
 		free(v);
 		return;
 	}
+	v->next = vm->vcpus;
+	vm->vcpus = v;
 	// Pairs with vcpu_find. A former vCPU of this descriptor is not freed: its thread may still be in the hook.
 	__atomic_store_n(&vcpus[fd], v, __ATOMIC_RELEASE);
 }

@@ -8,6 +8,7 @@
 #define VMM_VM_H
 
 #include <linux/kvm.h>
+#include <sys/types.h>
 
 #include "vmm/area.h"
 
@@ -27,13 +28,16 @@ struct vm {
 	uint32_t slot_count, slot_capacity;
 	struct gpa_range *ranges; // the slots that are writable RAM; as many entries allocated as slots
 	uint32_t range_count;
+	struct vcpu *vcpus; // newest first
 };
 
 struct vcpu {
 	int fd;
 	uint32_t index; // argument of KVM_CREATE_VCPU: the APIC id
 	struct vm *vm;
+	struct vcpu *next; // of the VM
 	struct kvm_run *run;
+	pid_t tid; // the thread that runs it; 0: none has yet
 };
 
 // A VM was created as descriptor fd. NULL: too many. An entry of the same descriptor is taken over, emptied.
