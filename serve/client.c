@@ -17,6 +17,9 @@
 // How long an ACK may wait for the answer it wants to travel with. Far below any debugger's ACK time-out (100 ms is the
 // shortest known: KD reference, section 1.9), far above a round trip to the guest.
 #define CLIENT_ACK_HOLD_MS 3u
+// A RESET so soon after the last one, with nothing in between, is not a new wish but the debugger's answer to our answer, which it
+// took for a RESET of ours.
+#define CLIENT_BOUNCE_MS 200u
 #define CLIENT_FAREWELL_MS 1000u
 
 struct client {
@@ -31,6 +34,8 @@ struct client {
 	bool is_broken;  // a write failed for good: the loop's next turn hangs up
 	bool is_in_batch;
 	bool may_hold;   // nothing but control packets was put out since the last write
+	bool is_after_reset; // nothing came since the last RESET
+	uint64_t reset_ms;   // when that was
 	size_t in_start, in_len; // bytes read and not fed
 	char name[CLIENT_NAME_MAX];
 	struct kdcom kdcom;
@@ -151,10 +156,12 @@ static bool is_reset_frame(const uint8_t *p)
 	return get_le32(p) == KDCOM_CONTROL_LEADER && get_le16(p + 4) == KDCOM_RESET;
 }
 
-// More RESETs that were queued behind one ask for the same thing. Answering each of them makes both ends answer answers
-// for ever (KD reference, section 1.5). What follows them, a break-in for one, stands.
+// More RESETs behind one ask for the same thing, be they queued up or bounced. Answering each of them makes both ends answer answers
+// for ever (KD reference, section 1.5). Both ids are at their start, nothing having come since. What follows, a break-in for one, stands.
 static void skip_resets(struct client *c)
 {
+	if (!c->is_after_reset || now_ms() - c->reset_ms > CLIENT_BOUNCE_MS)
+		return;
 	while (c->in_len >= KDCOM_HEAD && is_reset_frame(c->in + c->in_start)) {
 		c->in_start += KDCOM_HEAD;
 		c->in_len -= KDCOM_HEAD;
@@ -176,6 +183,8 @@ static void handle(struct client *c, const struct kdcom_event *ev)
 		c->events->breakin(c->arg);
 		break;
 	case KDCOM_EV_RESET:
+		c->is_after_reset = true;
+		c->reset_ms = now_ms();
 		skip_resets(c);
 		c->may_hold = false;
 		c->events->reset(c->arg);
@@ -194,7 +203,9 @@ static void feed(struct client *c)
 	size_t used;
 
 	c->is_in_batch = true; // what the events make us say is written once, at the end
+	skip_resets(c);
 	do {
+		c->is_after_reset &= !c->in_len;
 		kdcom_feed(&c->kdcom, c->in + c->in_start, c->in_len, &used, &ev);
 		c->in_start += used;
 		c->in_len -= used;

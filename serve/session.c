@@ -294,8 +294,23 @@ static void packet_forget(struct session_packet *p)
 	p->kd_type = 0;
 }
 
+// SwitchProcessor brings another report of the same stop: until then the old one is the best there is.
+static bool ends_stop(uint16_t kd_type, const uint8_t *body)
+{
+	uint32_t api = get_le32(body);
+
+	return kd_type != KD_PACKET_MANIPULATE || (kd_api_resumes(api) && api != KD_API_SWITCH_PROCESSOR);
+}
+
+// What a client that resynchronises is told.
+static bool has_current_to_tell(const struct session *s)
+{
+	return s->current.kd_type && !s->is_current_answered;
+}
+
 static void current_forget(struct session *s)
 {
+	s->is_current_answered = false;
 	packet_forget(&s->current);
 	s->is_current_told = false;
 	queue_drop(s, ITEM_CURRENT);
@@ -311,8 +326,7 @@ static void deliver(struct session *s, uint16_t kd_type, uint16_t hdr_len, const
 	s->ops->guest_deliver(s->arg, kd_type, hdr_len, body, body_len, resumes);
 	if (kd_type == KD_PACKET_MANIPULATE && api == KD_API_REBOOT)
 		s->is_lost_announced = true;
-	// After SwitchProcessor another processor reports the same stop: until then the old report is the best there is.
-	if (resumes && !(kd_type == KD_PACKET_MANIPULATE && api == KD_API_SWITCH_PROCESSOR)) {
+	if (ends_stop(kd_type, body)) {
 		current_forget(s);
 		packet_forget(&s->asked);
 	} else if (body != s->asked.body) {
@@ -510,6 +524,7 @@ static void take_stop(struct session *s, uint16_t kd_type, uint16_t hdr_len, con
 
 	packet_set(&s->current, kd_type, hdr_len, body, body_len);
 	s->is_resend_sent = false;
+	s->is_current_answered = false;
 	s->is_lost_announced = is_farewell(&s->current);
 	// A break-in that meets a kernel stopped for another reason has done its work; module loads go on by themselves.
 	if (s->is_breakin_sent && kd_type == KD_PACKET_STATE_CHANGE && !is_load_event(&s->current)) {
@@ -620,6 +635,7 @@ void session_client_packet(struct session *s, uint16_t kd_type, const uint8_t *b
 	} else {
 		packet_set(&s->pending, kd_type, (uint16_t)hdr_len, body, body_len);
 		s->pending_owner = s->client;
+		s->is_current_answered = ends_stop(kd_type, body);
 		update_expected(s);
 	}
 }
@@ -644,7 +660,7 @@ void session_client_reset(struct session *s)
 		s->is_in_flight = false;
 		s->ops->client_cancel(s->arg);
 	}
-	if (s->current.kd_type && !(keeps_flight && s->in_flight_kind == ITEM_CURRENT))
+	if (has_current_to_tell(s) && !(keeps_flight && s->in_flight_kind == ITEM_CURRENT))
 		client_give_current(s);
 	else
 		pump(s);
@@ -652,7 +668,7 @@ void session_client_reset(struct session *s)
 
 void session_client_resend(struct session *s)
 {
-	if (s->current.kd_type && !session_awaits_reply(s))
+	if (has_current_to_tell(s) && !session_awaits_reply(s))
 		client_give_current(s);
 }
 
@@ -683,7 +699,7 @@ static void greeting_timer(struct session *s, uint64_t now_ms)
 		s->greeting_at_ms = now_ms + SESSION_GREETING_MS;
 	} else if (now_ms >= s->greeting_at_ms) {
 		s->is_greeting_due = false;
-		if (s->current.kd_type)
+		if (has_current_to_tell(s))
 			client_give_current(s);
 	}
 }

@@ -108,6 +108,7 @@ struct session {
 	// requests
 	struct session_packet pending; // accepted from a client, not delivered yet
 	uint32_t pending_owner;
+	bool is_current_answered; // `pending` lets the guest run: `current` is past for the client
 	struct session_packet asked; // delivered and not answered: kd_type 2
 	uint32_t asked_owner;
 	uint32_t asked_tries;

@@ -575,6 +575,24 @@ static void test_reset_abandons_a_request(void **state)
 	assert_int_equal(s.counters.replies_dropped, 1);
 }
 
+static void test_reset_behind_an_accepted_continue_brings_nothing_back(void **state)
+{
+	(void)state;
+	boot();
+	client_comes();
+	guest_state(KD_STATE_LOAD_SYMBOLS, false, 0, 0); // its wait is reported a moment later
+	client_acks();
+	client_asks(KD_API_CONTINUE2);
+	log_text[0] = 0;
+	session_client_reset(&s);
+	session_client_resend(&s);
+	did("");
+	session_guest_waits(&s, KD_PACKET_MANIPULATE);
+	did("deliver(2 313c)+");
+	guest_loads();
+	did("send(7 3031) expect(2)");
+}
+
 static void test_resend_while_a_reply_is_due_is_nothing(void **state)
 {
 	(void)state;
@@ -846,6 +864,7 @@ int main(void)
 		T(test_reset_gives_the_state_again),
 		T(test_reset_forgets_a_reply_in_flight),
 		T(test_reset_abandons_a_request),
+		T(test_reset_behind_an_accepted_continue_brings_nothing_back),
 		T(test_resend_while_a_reply_is_due_is_nothing),
 		T(test_prints_wait_bounded_and_in_order),
 		T(test_silent_reset_gives_the_notice_then_a_fresh_start),
