@@ -337,7 +337,8 @@ enum {
  */
 int hal_translate(hal_va_t va, hal_pa_t *ret_pa, unsigned *ret_flags);
 
-/* 4 KiB pages of kernel space, in all CPUs (one address space). Flushes this CPU; hal_flush_all for the others. */
+/* 4 KiB pages of kernel space, in all CPUs (one address space). Flushes this CPU; hal_flush_all for the others.
+ * They lock: passive. */
 int hal_map(hal_va_t va, hal_pa_t pa, unsigned flags); /* replaces; 0 ok, 1 no page for a table, 2 large page there */
 int hal_unmap(hal_va_t va);                            /* 0 ok, 1 was not mapped */
 int hal_protect(hal_va_t va, unsigned flags);          /* same page, other rights; 0 ok, 1 not mapped */
@@ -363,7 +364,7 @@ int hal_phys_write(hal_pa_t pa, const void *buf, size_t len);
 int hal_copy_from(void *buf, hal_va_t va, size_t len, size_t *ret_done);
 int hal_copy_to(hal_va_t va, const void *buf, size_t len, size_t *ret_done);
 
-/* Physical pages. x86: below 256 MiB, so always in the direct map. Contents undefined. 0 = none left. */
+/* Physical pages. x86: below 256 MiB, so always in the direct map. Contents undefined. 0 = none left. Passive. */
 hal_pa_t hal_page_alloc(void);
 void hal_page_free(hal_pa_t pa);
 void *hal_direct(hal_pa_t pa); /* NULL when outside the direct map */
