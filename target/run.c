@@ -71,11 +71,12 @@ static struct vmkd_error *write_one(struct vmkd_target *target, uint32_t id)
 	uint32_t handle;
 
 	// What is under it, for target_breakpoints_hide. Where that cannot be read now, nothing is hidden.
-	bp->original = INT3;
-	struct vmkd_error *error = vmkd_target_read(target, VMKD_VIRTUAL, bp->address, &bp->original, 1, NULL);
+	uint8_t original = INT3;
+	struct vmkd_error *error = vmkd_target_read(target, VMKD_VIRTUAL, bp->address, &original, 1, NULL);
 	if (error && error->code != VMKD_E_FAULT)
 		return error;
 	vmkd_error_destroy(error);
+	bp->original = original;
 	error = backend->ops->breakpoint_write(backend, address, &handle);
 
 	if (error && error->code == VMKD_E_TARGET && bp->stale != 0) {
