@@ -38,18 +38,18 @@
 #define HAL_X64 1
 #define HAL_X86 0
 #define HAL_STDCALL
-#define HAL_CS_KERNEL 0x10
-#define HAL_SS_KERNEL 0x18
-#define HAL_DIRECT_MAP 0xFFFF800000000000ull
+#define HAL_CS_KERNEL   0x10
+#define HAL_SS_KERNEL   0x18
+#define HAL_DIRECT_MAP  0xFFFF800000000000ull
 #define HAL_SHARED_DATA 0xFFFFF78000000000ull
 #else
-#define HAL_X64 0
-#define HAL_X86 1
-#define HAL_STDCALL __attribute__((stdcall))
-#define HAL_CS_KERNEL 0x08
-#define HAL_SS_KERNEL 0x10
-#define HAL_FS_PCR 0x30 /* FS selector of the KPCR in kernel mode, base differs per CPU */
-#define HAL_DIRECT_MAP 0xA0000000u
+#define HAL_X64         0
+#define HAL_X86         1
+#define HAL_STDCALL     __attribute__((stdcall))
+#define HAL_CS_KERNEL   0x08
+#define HAL_SS_KERNEL   0x10
+#define HAL_FS_PCR      0x30 /* FS selector of the KPCR in kernel mode, base differs per CPU */
+#define HAL_DIRECT_MAP  0xA0000000u
 #define HAL_SHARED_DATA 0xFFDF0000u
 #endif
 
@@ -68,7 +68,8 @@ typedef uintptr_t hal_va_t; /* virtual address of the current address space */
 /*
  * Everything of the interrupted CPU, complete for every vector, writable: what stands here when the callback
  * returns is what the CPU continues with (ip, sp, flags, all GPRs; x86: the segments too, on x64 ds to gs are only
- * there to be read). On x86 sp is valid for traps from CPL 0 as well, and may be changed there. Debug registers and control registers are not in the frame: use hal_*.
+ * there to be read). On x86 sp is valid for traps from CPL 0 as well, and may be changed there. Debug registers and
+ * control registers are not in the frame: use hal_*.
  */
 #if HAL_X64
 struct hal_frame {
@@ -86,7 +87,7 @@ struct hal_frame {
     uint32_t edi, esi, ebp, edx, ecx, ebx, eax;
     uint32_t vector, error;
     uint32_t ip, cs, flags;
-    uint32_t hw_sp, hw_ss;   /* hal's own: only there after a trap from CPL 3; use sp, ss */
+    uint32_t hw_sp, hw_ss; /* hal's own: only there after a trap from CPL 3; use sp, ss */
 };
 #endif
 
@@ -98,9 +99,9 @@ enum {
     HAL_TRAP_UD = 6,
     HAL_TRAP_DF = 8,
     HAL_TRAP_GP = 13,
-    HAL_TRAP_PF = 14,       /* address in hal_read_cr(2) */
-    HAL_TRAP_ASSERT = 0x2C, /* int 2Ch; DPL 3; ip = behind the instruction */
-    HAL_TRAP_SERVICE = 0x2D,/* int 2Dh debug service; DPL 3; ip = behind the instruction */
+    HAL_TRAP_PF = 14,        /* address in hal_read_cr(2) */
+    HAL_TRAP_ASSERT = 0x2C,  /* int 2Ch; DPL 3; ip = behind the instruction */
+    HAL_TRAP_SERVICE = 0x2D, /* int 2Dh debug service; DPL 3; ip = behind the instruction */
     HAL_TRAP_USER_END = 0x2E,
     HAL_TRAP_CLOCK = 0xD1,
     HAL_TRAP_FREEZE = 0xE1,
@@ -129,8 +130,9 @@ void nt_cpu_start(unsigned cpu);
 
 /*
  * Every CPU exception (0..31 except the NMI), int 2Ch, int 2Dh; interrupts off, on the interrupted stack (x64: double
- * fault and NMI on their own; x86: a double fault with a bad stack is the end). Return: true = handled, continue with the frame; false = unhandled: hal logs the frame and
- * exits with HAL_VERDICT_CRASH. Not called for faults that hal itself repairs (MSR fix-up, end of a user run).
+ * fault and NMI on their own; x86: a double fault with a bad stack is the end). Return: true = handled, continue with
+ * the frame; false = unhandled: hal logs the frame and exits with HAL_VERDICT_CRASH. Not called for faults that hal
+ * itself repairs (MSR fix-up, end of a user run).
  */
 bool nt_trap(struct hal_frame *frame);
 
@@ -144,29 +146,29 @@ void nt_tick(struct hal_frame *frame);
 void nt_freeze(struct hal_frame *frame);
 
 /*
- * A KVM that is itself software (interprets guest instructions) may not know int3 and int N in long mode: the VM dies of
- * a "KVM internal error". So kernel code that raises these traps itself writes, in assembly at CPL 0,
+ * A KVM that is itself software (interprets guest instructions) may not know int3 and int N in long mode: the VM dies
+ * of a "KVM internal error". So kernel code that raises these traps itself writes, in assembly at CPL 0,
  *     __asm__(HAL_SOFT_INT_BEFORE("3") "label:\n\t" "int3\n" HAL_SOFT_INT_BEHIND "ret");       vectors "3", "2C", "2D"
- * which on such a machine (hal_lacks_soft_int) skips the instruction and enters the trap as if it had been executed: same
- * frame, ip behind the instruction, all registers kept except arithmetic flags. Everywhere else the instruction
- * runs. The instruction stands there in any case, for debuggers that look at it. Breakpoints that a debugger writes into
- * running code cannot be helped this way: under such a KVM they end the VM. Basic
- * asm only (no operands), once per function.
+ * which on such a machine (hal_lacks_soft_int) skips the instruction and enters the trap as if it had been executed:
+ * same frame, ip behind the instruction, all registers kept except arithmetic flags. Everywhere else the instruction
+ * runs. The instruction stands there in any case, for debuggers that look at it. Breakpoints that a debugger writes
+ * into running code cannot be helped this way: under such a KVM they end the VM. Basic asm only (no operands), once per
+ * function.
  */
 #if HAL_X64
 extern uint8_t hal_lacks_soft_int;
-#define HAL_SOFT_INT_BEFORE(vector)                                                                      \
-    "cmpb $0, hal_lacks_soft_int(%rip)\n\t"                                                              \
-    "je 90f\n\t"                                                                                         \
-    "pushq %rax\n\t"                                                                                     \
-    "leaq 91f(%rip), %rax\n\t"                                                                           \
-    "xchgq %rax, (%rsp)\n\t"                                                                             \
-    "jmp hal_asm_raise_" vector "\n"                                                                      \
+#define HAL_SOFT_INT_BEFORE(vector)                                                                                    \
+    "cmpb $0, hal_lacks_soft_int(%rip)\n\t"                                                                            \
+    "je 90f\n\t"                                                                                                       \
+    "pushq %rax\n\t"                                                                                                   \
+    "leaq 91f(%rip), %rax\n\t"                                                                                         \
+    "xchgq %rax, (%rsp)\n\t"                                                                                           \
+    "jmp hal_asm_raise_" vector "\n"                                                                                   \
     "90:\n\t"
 #define HAL_SOFT_INT_BEHIND "91:\n\t"
 #else
 #define HAL_SOFT_INT_BEFORE(vector) ""
-#define HAL_SOFT_INT_BEHIND ""
+#define HAL_SOFT_INT_BEHIND         ""
 #endif
 
 /* ---------------------------------------------------------------------------------------------- boot facts -- */
@@ -185,12 +187,12 @@ struct hal_image {
     hal_va_t base;            /* page aligned, HAL_PAGE_SIZE * page_count long */
     uint32_t size;            /* SizeOfImage */
     uint32_t page_count;
-    hal_va_t entry;           /* 0 = none; never called by hal for DLLs */
-    uint32_t timestamp;       /* of the PE header */
-    uint32_t checksum;        /* of the PE header */
-    hal_pa_t *pages;          /* page_count physical pages, current ones */
-    hal_pa_t *old_pages;      /* NULL, or page_count pages given up by hal_image_move */
-    uint32_t old_fill;        /* pattern of old_pages (as 32-bit words) */
+    hal_va_t entry;      /* 0 = none; never called by hal for DLLs */
+    uint32_t timestamp;  /* of the PE header */
+    uint32_t checksum;   /* of the PE header */
+    hal_pa_t *pages;     /* page_count physical pages, current ones */
+    hal_pa_t *old_pages; /* NULL, or page_count pages given up by hal_image_move */
+    uint32_t old_fill;   /* pattern of old_pages (as 32-bit words) */
     uint32_t reserved;
 };
 
@@ -270,21 +272,21 @@ void hal_timer_stop(void);
 
 /* This CPU's interrupt flag, and waiting for what it lets in. */
 void hal_interrupts_on(void);
-bool hal_interrupts_off(void);            /* return: they were on */
+bool hal_interrupts_off(void); /* return: they were on */
 void hal_interrupts_restore(bool were_on);
 void hal_pause(void);
-void hal_halt(void);                      /* sti; hlt; returns after an interrupt, interrupts on */
+void hal_halt(void); /* sti; hlt; returns after an interrupt, interrupts on */
 uint64_t hal_tsc(void);
 void hal_cpuid(uint32_t leaf, uint32_t subleaf, uint32_t ret[4]); /* eax ebx ecx edx */
 
 /* ---------------------------------------------------------------------------------------------- registers -- */
 
-uintptr_t hal_read_cr(unsigned number); /* 0 2 3 4, x64: 8; else 0 */
+uintptr_t hal_read_cr(unsigned number);              /* 0 2 3 4, x64: 8; else 0 */
 void hal_write_cr(unsigned number, uintptr_t value); /* 0 2 3 4 8; a value the CPU refuses is ignored (fix-up) */
-uintptr_t hal_read_dr(unsigned number); /* 0..3 6 7 */
-int hal_write_dr(unsigned number, uintptr_t value); /* 0 ok, 1 refused by the CPU */
-int hal_read_msr(uint32_t msr, uint64_t *ret); /* 0 ok, 1 #GP */
-int hal_write_msr(uint32_t msr, uint64_t value); /* 0 ok, 1 #GP */
+uintptr_t hal_read_dr(unsigned number);              /* 0..3 6 7 */
+int hal_write_dr(unsigned number, uintptr_t value);  /* 0 ok, 1 refused by the CPU */
+int hal_read_msr(uint32_t msr, uint64_t *ret);       /* 0 ok, 1 #GP */
+int hal_write_msr(uint32_t msr, uint64_t value);     /* 0 ok, 1 #GP */
 
 struct hal_table {
     uint16_t limit;
@@ -342,8 +344,8 @@ int hal_translate(hal_va_t va, hal_pa_t *ret_pa, unsigned *ret_flags);
 int hal_map(hal_va_t va, hal_pa_t pa, unsigned flags); /* replaces; 0 ok, 1 no page for a table, 2 large page there */
 int hal_unmap(hal_va_t va);                            /* 0 ok, 1 was not mapped */
 int hal_protect(hal_va_t va, unsigned flags);          /* same page, other rights; 0 ok, 1 not mapped */
-void hal_flush(hal_va_t va);   /* this CPU */
-void hal_flush_all(void);      /* all running CPUs; waits for them: passive, interrupts on at the others */
+void hal_flush(hal_va_t va);                           /* this CPU */
+void hal_flush_all(void); /* all running CPUs; waits for them: passive, interrupts on at the others */
 
 bool hal_pa_is_ram(hal_pa_t pa, uint64_t len); /* wholly within one RAM range */
 

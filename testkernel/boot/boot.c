@@ -28,7 +28,7 @@ enum {
     FIRST_FREE = 4 << 20, // the stub lives between 1 MiB and here
     MIN_FREE = 8 << 20,
 };
-#define FOUR_GIB 0x100000000ull
+#define FOUR_GIB   0x100000000ull
 #define DIRECT_MAX (64ull << 30)
 
 extern char boot_end[];
@@ -57,7 +57,7 @@ static void copy_ranges(const struct start_info *info)
 {
     const struct start_range *from = (const void *)(uintptr_t)info->ranges_at;
     for (uint32_t i = 0; i < info->range_count && range_count < HANDOFF_RANGES; i++)
-        ranges[range_count++] = (struct hal_range){from[i].start, from[i].len, from[i].type, 0};
+        ranges[range_count++] = (struct hal_range){ from[i].start, from[i].len, from[i].type, 0 };
     if (!range_count)
         give_up("no memory map from the firmware");
 }
@@ -65,11 +65,11 @@ static void copy_ranges(const struct start_info *info)
 // The low zone: the RAM range that holds FIRST_FREE, cut off where the archive begins (QEMU puts it high).
 static struct zone low_zone(const struct module *initrd)
 {
-    struct zone zone = {0, 0, 0};
+    struct zone zone = { 0, 0, 0 };
     for (unsigned i = 0; i < range_count; i++) {
         uint64_t end = ranges[i].start + ranges[i].len;
         if (ranges[i].type == RAM && ranges[i].start <= FIRST_FREE && end > FIRST_FREE)
-            zone = (struct zone){FIRST_FREE, end, 0};
+            zone = (struct zone){ FIRST_FREE, end, 0 };
     }
     if (zone.end > initrd->at && initrd->at >= zone.next)
         zone.end = initrd->at & ~(uint64_t)(HAL_PAGE_SIZE - 1);
@@ -84,11 +84,11 @@ static struct zone low_zone(const struct module *initrd)
 
 static struct zone high_zone(uint64_t direct_len)
 {
-    struct zone zone = {0, 0, 0};
+    struct zone zone = { 0, 0, 0 };
     for (unsigned i = 0; HAL_X64 && i < range_count; i++) {
         uint64_t end = ranges[i].start + ranges[i].len;
         if (ranges[i].type == RAM && ranges[i].start >= FOUR_GIB && end <= direct_len)
-            zone = (struct zone){ranges[i].start, end, 0};
+            zone = (struct zone){ ranges[i].start, end, 0 };
     }
     return zone;
 }
@@ -103,8 +103,8 @@ static void must(int result, const char *what)
 // because a CPU need not notice a PAE top-level entry that comes later.
 static void reserve_top_entries(void)
 {
-    static const hal_va_t users[] = {HAL_DIRECT_MAP, KERNEL_BASE, IMAGES_BASE,     POOL_BASE,
-                                     ARCHIVE_BASE,   APIC_BASE,   HAL_SHARED_DATA, WINDOW_BASE};
+    static const hal_va_t users[] = { HAL_DIRECT_MAP, KERNEL_BASE, IMAGES_BASE,     POOL_BASE,
+                                      ARCHIVE_BASE,   APIC_BASE,   HAL_SHARED_DATA, WINDOW_BASE };
     for (unsigned i = 0; i < sizeof users / sizeof users[0]; i++)
         must(paging_reserve(&paging, users[i]), "no memory for tables");
     __asm__ volatile("mov %0, %%cr3" : : "r"((uintptr_t)boot_root) : "memory");
@@ -142,7 +142,8 @@ static void map_archive(const struct module *initrd)
     uint64_t first = initrd->at & ~(uint64_t)(LARGE_PAGE - 1);
     for (uint64_t pa = first; pa < initrd->at + initrd->size; pa += LARGE_PAGE)
         must(paging_map_large(&paging, (hal_va_t)(ARCHIVE_BASE + (pa - first)), pa, 0), "no memory for tables");
-    archive = (struct archive){(const uint8_t *)(ARCHIVE_BASE + (uintptr_t)(initrd->at - first)), (size_t)initrd->size};
+    archive =
+            (struct archive){ (const uint8_t *)(ARCHIVE_BASE + (uintptr_t)(initrd->at - first)), (size_t)initrd->size };
 }
 
 static void map_fixed(void)
@@ -158,8 +159,8 @@ static void map_fixed(void)
     }
 }
 
-// The kernel's root, without the low one-to-one map; the kernel switches to it. x86: the lowest entry gets an empty table, because a running CPU would not
-// notice a top-level PAE entry added later.
+// The kernel's root, without the low one-to-one map; the kernel switches to it. x86: the lowest entry gets an empty
+// table, because a running CPU would not notice a top-level PAE entry added later.
 static hal_pa_t make_root(void)
 {
     hal_pa_t root = pages_alloc(&pages);
@@ -211,7 +212,7 @@ static unsigned count_cpus(void)
 static hal_va_t load_images(struct handoff *handoff)
 {
     char kernel[HAL_NAME_SIZE] = "ntoskrnl.exe", transport[HAL_NAME_SIZE] = "kdvmkd.dll";
-    struct images images = {&paging, &archive, handoff->images};
+    struct images images = { &paging, &archive, handoff->images };
     struct hal_image *list = handoff->images;
     struct pe kernel_pe, transport_pe;
     if (text_option(handoff->command_line, "kernel", 0, kernel, sizeof kernel) == 2 ||
@@ -245,8 +246,8 @@ void boot_main(const struct start_info *info)
         give_up("no archive: start QEMU with -initrd");
     struct module initrd = *(const struct module *)(uintptr_t)info->modules_at;
     copy_ranges(info);
-    pages = (struct pages){.low = low_zone(&initrd)};
-    paging = (struct paging){(uintptr_t)boot_root, &pages, has_nx()};
+    pages = (struct pages){ .low = low_zone(&initrd) };
+    paging = (struct paging){ (uintptr_t)boot_root, &pages, has_nx() };
 
     reserve_top_entries();
     uint64_t direct_len = map_direct();

@@ -41,7 +41,7 @@ static int next_member(const struct archive *archive, size_t *offset, struct mem
     size_t room = archive->size - *offset - BLOCK;
     if (size > room)
         return 1;
-    *ret = (struct member){(const char *)header, header + BLOCK, (size_t)size};
+    *ret = (struct member){ (const char *)header, header + BLOCK, (size_t)size };
     size_t padded = ((size_t)size + BLOCK - 1) & ~(size_t)(BLOCK - 1);
     *offset += BLOCK + (padded < room ? padded : room);
     return 0;

@@ -16,7 +16,7 @@ bool text_equal_nocase(const char *a, const char *b)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    struct archive archive = {data, size};
+    struct archive archive = { data, size };
     const char *name;
     for (unsigned i = 0; (name = archive_name(&archive, i)); i++) {
         const void *at;

@@ -8,19 +8,19 @@
 #include "testkernel/core/pages.h"
 
 #if HAL_X64
-#define KERNEL_BASE 0xFFFFF80002A00000ull
-#define IMAGES_BASE 0xFFFFF88000000000ull
-#define POOL_BASE 0xFFFFFA8000000000ull
+#define KERNEL_BASE  0xFFFFF80002A00000ull
+#define IMAGES_BASE  0xFFFFF88000000000ull
+#define POOL_BASE    0xFFFFFA8000000000ull
 #define ARCHIVE_BASE 0xFFFFF8A000000000ull
-#define APIC_BASE 0xFFFFFFFFFFFE0000ull
-#define WINDOW_BASE 0xFFFFFFFFFFFD0000ull /* one page per CPU for physical addresses outside of the direct map */
+#define APIC_BASE    0xFFFFFFFFFFFE0000ull
+#define WINDOW_BASE  0xFFFFFFFFFFFD0000ull /* one page per CPU for physical addresses outside of the direct map */
 #else
-#define KERNEL_BASE 0x80800000u
-#define IMAGES_BASE 0x8A000000u
-#define POOL_BASE 0x90000000u
+#define KERNEL_BASE  0x80800000u
+#define IMAGES_BASE  0x8A000000u
+#define POOL_BASE    0x90000000u
 #define ARCHIVE_BASE 0xB0000000u
-#define APIC_BASE 0xFFFE0000u
-#define WINDOW_BASE 0xFFFD0000u
+#define APIC_BASE    0xFFFE0000u
+#define WINDOW_BASE  0xFFFD0000u
 #define DIRECT_LIMIT 0x10000000u
 #endif
 

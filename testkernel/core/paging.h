@@ -12,7 +12,7 @@ enum {
     PTE_NOCACHE = 16,
     PTE_LARGE = 0x80,
 };
-#define PTE_NX (1ull << 63)
+#define PTE_NX      (1ull << 63)
 #define PTE_ADDRESS 0x000FFFFFFFFFF000ull
 
 struct paging {

@@ -63,7 +63,7 @@ static int refuse(const struct pe *pe, const char *why)
 static struct section section_at(const struct pe *pe, uint32_t index)
 {
     const uint8_t *at = pe->file + pe->section_at + index * SECTION_SIZE;
-    struct section s = {u32(at + 8), u32(at + 12), u32(at + 16), u32(at + 20), u32(at + 36)};
+    struct section s = { u32(at + 8), u32(at + 12), u32(at + 16), u32(at + 20), u32(at + 36) };
     if (!s.virtual_size)
         s.virtual_size = s.raw_size;
     return s;
@@ -88,7 +88,7 @@ static int check_sections(const struct pe *pe)
 
 int pe_parse(const void *file, size_t file_size, const char *label, struct pe *ret)
 {
-    struct pe pe = {.file = file, .file_size = file_size, .label = label};
+    struct pe pe = { .file = file, .file_size = file_size, .label = label };
     const uint8_t *f = file;
     if (file_size < HAL_PAGE_SIZE / 4 || f[0] != 'M' || f[1] != 'Z')
         return refuse(&pe, "not a PE image (no MZ header)");
@@ -206,7 +206,8 @@ static int bind_module(const struct pe *pe, uint8_t *memory, uint32_t names, uin
         uintptr_t lookup = pointer_at(memory, name_at)->value;
         if (!lookup)
             return result;
-        const char *name = lookup & IMPORT_BY_ORDINAL ? NULL : string_at(memory, pe->size_of_image, (uint32_t)lookup + 2);
+        const char *name =
+                lookup & IMPORT_BY_ORDINAL ? NULL : string_at(memory, pe->size_of_image, (uint32_t)lookup + 2);
         hal_va_t target = name && exporter ? pe_export((const void *)exporter->base, name) : 0;
         if (!target) {
             text_log("pe: %s imports %s from %s, %s\n", pe->label, name ? name : "an ordinal", module,

@@ -25,7 +25,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (pe_parse(data, size, "fuzz", &pe) || !pe.size_of_image)
         return 0;
     uint8_t *memory = calloc(1, pe.size_of_image);
-    struct hal_image image = {.base = (hal_va_t)memory, .size = pe.size_of_image};
+    struct hal_image image = { .base = (hal_va_t)memory, .size = pe.size_of_image };
     if (memory && !pe_load(&pe, memory)) {
         (void)pe_bind(&pe, memory, itself, &image); // any outcome will do
         (void)pe_export(memory, "KdSendPacket");

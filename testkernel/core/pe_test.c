@@ -91,11 +91,11 @@ static void make_data(void)
     memcpy(file + DATA_AT + 0x92, "Wanted", 7);
 
     set_directory(0, DATA_RVA + 0x100, 0x80);
-    set32(DATA_AT + 0x100 + 20, 1);                  // functions
-    set32(DATA_AT + 0x100 + 24, 1);                  // names
-    set32(DATA_AT + 0x100 + 28, DATA_RVA + 0x130);   // addresses
-    set32(DATA_AT + 0x100 + 32, DATA_RVA + 0x134);   // name pointers
-    set32(DATA_AT + 0x100 + 36, DATA_RVA + 0x138);   // ordinals
+    set32(DATA_AT + 0x100 + 20, 1);                // functions
+    set32(DATA_AT + 0x100 + 24, 1);                // names
+    set32(DATA_AT + 0x100 + 28, DATA_RVA + 0x130); // addresses
+    set32(DATA_AT + 0x100 + 32, DATA_RVA + 0x134); // name pointers
+    set32(DATA_AT + 0x100 + 36, DATA_RVA + 0x138); // ordinals
     set32(DATA_AT + 0x130, TEXT_RVA + 0x10);
     set32(DATA_AT + 0x134, DATA_RVA + 0x140);
     memcpy(file + DATA_AT + 0x140, "Wanted", 7);
@@ -413,7 +413,7 @@ static void put_member(uint32_t at, const char *name, const char *size)
 static void reads_an_archive(void **state)
 {
     (void)state;
-    struct archive archive = {file, sizeof file};
+    struct archive archive = { file, sizeof file };
     const void *data;
     size_t size;
     memset(file, 0, sizeof file);
@@ -432,7 +432,7 @@ static void reads_an_archive(void **state)
 static void ends_a_damaged_archive(void **state)
 {
     (void)state;
-    struct archive archive = {file, sizeof file};
+    struct archive archive = { file, sizeof file };
     const void *data;
     size_t size;
     memset(file, 0, sizeof file);

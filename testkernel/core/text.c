@@ -175,7 +175,7 @@ struct directive {
 
 static const char *parse_directive(const char *at, struct directive *ret)
 {
-    *ret = (struct directive){.number.base = 10};
+    *ret = (struct directive){ .number.base = 10 };
     if (*at == '0') {
         ret->number.zero_fill = true;
         at++;
@@ -201,7 +201,7 @@ static bool is_wide(const struct directive *d)
 
 size_t text_vformat(char *buf, size_t size, const char *format, va_list args)
 {
-    struct sink sink = {buf, size, 0};
+    struct sink sink = { buf, size, 0 };
     for (; *format; format++) {
         if (*format != '%') {
             put(&sink, *format);
@@ -218,7 +218,7 @@ size_t text_vformat(char *buf, size_t size, const char *format, va_list args)
             put(&sink, (char)va_arg(args, int));
             break;
         case 'p':
-            d.number = (struct number_format){.base = 16, .width = 2 * sizeof(void *), .zero_fill = true};
+            d.number = (struct number_format){ .base = 16, .width = 2 * sizeof(void *), .zero_fill = true };
             put_number(&sink, (uintptr_t)va_arg(args, void *), &d.number);
             break;
         case 'd':
@@ -308,7 +308,9 @@ int text_number(const char *text, uint64_t *ret)
         return 1;
     for (; *text; text++) {
         char c = lower(*text);
-        uint32_t digit = c >= '0' && c <= '9' ? (uint32_t)(c - '0') : c >= 'a' && c <= 'f' ? (uint32_t)(c - 'a') + 10 : 99;
+        uint32_t digit = c >= '0' && c <= '9'   ? (uint32_t)(c - '0')
+                         : c >= 'a' && c <= 'f' ? (uint32_t)(c - 'a') + 10
+                                                : 99;
         if (digit >= (is_hex ? 16u : 10u))
             return 1;
         value = (is_hex ? value << 4 : (value << 3) + (value << 1)) + digit;

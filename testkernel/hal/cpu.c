@@ -23,7 +23,7 @@ enum {
     AP_PARAMETERS = 0x8F00,
     START_POLLS = 20000000,
 };
-#define MSR_GS_BASE 0xC0000101u
+#define MSR_GS_BASE        0xC0000101u
 #define MSR_KERNEL_GS_BASE 0xC0000102u
 
 struct cpu hal_cpus[HAL_MAX_CPUS];
@@ -57,7 +57,7 @@ static void make_idt(void)
 {
     for (unsigned vector = 0; vector < 256; vector++)
         set_gate(vector, GATE_KERNEL, 0);
-    static const uint8_t user[] = {HAL_TRAP_BP, 4, HAL_TRAP_ASSERT, HAL_TRAP_SERVICE, HAL_TRAP_USER_END};
+    static const uint8_t user[] = { HAL_TRAP_BP, 4, HAL_TRAP_ASSERT, HAL_TRAP_SERVICE, HAL_TRAP_USER_END };
     for (unsigned i = 0; i < sizeof user; i++)
         set_gate(user[i], GATE_USER, 0);
     set_gate(HAL_TRAP_DF, GATE_KERNEL, IST_DOUBLE_FAULT);
@@ -279,8 +279,8 @@ void cpu_init(unsigned index)
     make_gdt(cpu);
     if (make_tss(cpu))
         hal_die("no memory for a CPU's stacks");
-    struct descriptor_pointer gdtr = {sizeof cpu->gdt - 1, (uintptr_t)cpu->gdt};
-    struct descriptor_pointer idtr = {sizeof idt - 1, (uintptr_t)idt};
+    struct descriptor_pointer gdtr = { sizeof cpu->gdt - 1, (uintptr_t)cpu->gdt };
+    struct descriptor_pointer idtr = { sizeof idt - 1, (uintptr_t)idt };
     hal_asm_load_tables(&gdtr, &idtr);
     __asm__ volatile("ltr %w0" : : "r"(GDT_TSS * 8));
     cpu_set_base(cpu);

@@ -28,7 +28,7 @@ void memory_init(void)
 {
     uint32_t regs[4];
     unsigned width = 36;
-    hal_paging = (struct paging){hal_handoff->root, &hal_handoff->pages, false};
+    hal_paging = (struct paging){ hal_handoff->root, &hal_handoff->pages, false };
     hal_cpuid(0x80000000u, 0, regs);
     uint32_t last_leaf = regs[0];
     if (last_leaf >= 0x80000001u) {

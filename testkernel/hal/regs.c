@@ -45,11 +45,11 @@ void hal_cpuid(uint32_t leaf, uint32_t subleaf, uint32_t ret[4])
 
 // --------------------------------------------------------------------------------------------------- registers --
 
-#define READ(text)                                   \
-    ({                                               \
-        uintptr_t value_;                            \
-        __asm__ volatile("mov %%" text ", %0" : "=r"(value_)); \
-        value_;                                      \
+#define READ(text)                                                                                                     \
+    ({                                                                                                                 \
+        uintptr_t value_;                                                                                              \
+        __asm__ volatile("mov %%" text ", %0" : "=r"(value_));                                                         \
+        value_;                                                                                                        \
     })
 #define WRITE(text, value) __asm__ volatile("mov %0, %%" text : : "r"(value) : "memory")
 
@@ -165,14 +165,14 @@ struct hal_table hal_sgdt(void)
 {
     struct descriptor_pointer at;
     __asm__ volatile("sgdt %0" : "=m"(at));
-    return (struct hal_table){at.limit, at.base};
+    return (struct hal_table){ at.limit, at.base };
 }
 
 struct hal_table hal_sidt(void)
 {
     struct descriptor_pointer at;
     __asm__ volatile("sidt %0" : "=m"(at));
-    return (struct hal_table){at.limit, at.base};
+    return (struct hal_table){ at.limit, at.base };
 }
 
 uint16_t hal_str(void)

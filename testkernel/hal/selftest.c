@@ -45,8 +45,8 @@ static void test_freeze(struct hal_frame *frame)
 }
 
 // Until condition or some seconds have passed: a hang guard, no measurement.
-#define WAIT_FOR(condition)                                   \
-    for (uint32_t guard_ = 20000000; guard_ && !(condition); guard_--) \
+#define WAIT_FOR(condition)                                                                                            \
+    for (uint32_t guard_ = 20000000; guard_ && !(condition); guard_--)                                                 \
     hal_pause()
 
 // --------------------------------------------------------------------------------------------------------- memory --
@@ -56,13 +56,16 @@ static void test_paging(void)
     uint8_t *memory = hal_pool_alloc(3 * HAL_PAGE_SIZE);
     hal_pa_t pa = 0, other = hal_page_alloc();
     unsigned flags;
-    report("pool memory is writable, not executable", memory && !hal_translate((hal_va_t)memory, &pa, &flags) && flags == HAL_MAP_WRITE);
-    report("the page behind a pool run is unmapped", hal_translate((hal_va_t)memory + 3 * HAL_PAGE_SIZE, NULL, NULL) == 1);
+    report("pool memory is writable, not executable",
+           memory && !hal_translate((hal_va_t)memory, &pa, &flags) && flags == HAL_MAP_WRITE);
+    report("the page behind a pool run is unmapped",
+           hal_translate((hal_va_t)memory + 3 * HAL_PAGE_SIZE, NULL, NULL) == 1);
     memory[5] = 0x5A;
     report("the direct map shows the same memory", ((uint8_t *)hal_direct(pa))[5] == 0x5A);
     report("map replaces a page", !hal_map((hal_va_t)memory, other, HAL_MAP_WRITE));
     memory[5] = 0x11;
-    report("the old page keeps its contents", ((uint8_t *)hal_direct(pa))[5] == 0x5A && ((uint8_t *)hal_direct(other))[5] == 0x11);
+    report("the old page keeps its contents",
+           ((uint8_t *)hal_direct(pa))[5] == 0x5A && ((uint8_t *)hal_direct(other))[5] == 0x11);
     report("unmap, then not mapped", !hal_unmap((hal_va_t)memory) && hal_translate((hal_va_t)memory, NULL, NULL) == 1);
     report("unmap twice is refused", hal_unmap((hal_va_t)memory) == 1);
     hal_page_free(pa);
@@ -78,7 +81,8 @@ static void test_copies(void)
     uint8_t *memory = hal_pool_alloc(2 * HAL_PAGE_SIZE), buf[64];
     size_t done = 99;
     memset(memory, 0x33, 2 * HAL_PAGE_SIZE);
-    report("copy from mapped memory", !hal_copy_from(buf, (hal_va_t)memory + 4090, 12, &done) && done == 12 && buf[11] == 0x33);
+    report("copy from mapped memory",
+           !hal_copy_from(buf, (hal_va_t)memory + 4090, 12, &done) && done == 12 && buf[11] == 0x33);
     report("copy stops at an unmapped page",
            hal_copy_from(buf, (hal_va_t)memory + 2 * HAL_PAGE_SIZE - 10, 20, &done) == 1 && done == 10);
     report("copy refuses address 0", hal_copy_from(buf, 0, 1, &done) == 1 && done == 0);
@@ -86,9 +90,11 @@ static void test_copies(void)
     report("copy refuses a device", hal_copy_from(buf, APIC_BASE, 4, &done) == 1 && done == 0);
     hal_pa_t pa;
     report("physical read and write", !hal_translate((hal_va_t)memory, &pa, NULL) && !hal_phys_write(pa, "abc", 4) &&
-                                          !hal_phys_read(pa, buf, 4) && !strcmp((char *)memory, "abc") && buf[1] == 'b');
+                                              !hal_phys_read(pa, buf, 4) && !strcmp((char *)memory, "abc") &&
+                                              buf[1] == 'b');
     report("beyond the CPU's physical width", hal_phys_read(1ull << 52, buf, 1) == 1);
-    report("RAM is RAM, the APIC is not", hal_pa_is_ram(pa, 4096) && !hal_pa_is_ram(0xFEE00000u, 4) && !hal_pa_is_ram(pa, 1ull << 60));
+    report("RAM is RAM, the APIC is not",
+           hal_pa_is_ram(pa, 4096) && !hal_pa_is_ram(0xFEE00000u, 4) && !hal_pa_is_ram(pa, 1ull << 60));
 }
 
 // RAM above 4 GiB needs the window on x86; x64 reaches it through the direct map.
@@ -100,8 +106,8 @@ static void test_high_memory(void)
         uint32_t before, there, value = 0x12345678;
         if (r->type != 1 || r->start < 0x100000000ull)
             continue;
-        bool works = !hal_phys_read(pa, &before, 4) && !hal_phys_write(pa, &value, 4) && !hal_phys_read(pa, &there, 4) &&
-                     !hal_phys_write(pa, &before, 4);
+        bool works = !hal_phys_read(pa, &before, 4) && !hal_phys_write(pa, &value, 4) &&
+                     !hal_phys_read(pa, &there, 4) && !hal_phys_write(pa, &before, 4);
         report("RAM above 4 GiB", works && there == value);
     }
 }
@@ -111,8 +117,8 @@ static void test_rights(void)
     unsigned code, data, constant;
     static uint8_t variable;
     static const uint8_t fixed = 1;
-    bool found = !hal_translate((hal_va_t)test_rights, NULL, &code) && !hal_translate((hal_va_t)&variable, NULL, &data) &&
-                 !hal_translate((hal_va_t)&fixed, NULL, &constant);
+    bool found = !hal_translate((hal_va_t)test_rights, NULL, &code) &&
+                 !hal_translate((hal_va_t)&variable, NULL, &data) && !hal_translate((hal_va_t)&fixed, NULL, &constant);
     report("code is executable and read-only", found && code == HAL_MAP_EXEC);
     report("data is writable and not executable", found && data == HAL_MAP_WRITE);
     report("constants are neither", found && constant == 0);
@@ -150,7 +156,8 @@ static void test_write_protection(void)
     on_trap = NULL;
     report("a plain write to code faults", trap_count == 1 && last_vector == HAL_TRAP_PF && patched() == 0x11111111);
     report("cr2 has the address", hal_read_cr(2) == (uintptr_t)at);
-    report("hal_copy_to writes read-only code", !hal_copy_to((hal_va_t)at + 1, &low, 1, &done) && patched() == 0x11111122);
+    report("hal_copy_to writes read-only code",
+           !hal_copy_to((hal_va_t)at + 1, &low, 1, &done) && patched() == 0x11111122);
     low = 0x11;
     report("and back", !hal_copy_to((hal_va_t)at + 1, &low, 1, &done) && patched() == 0x11111111);
 }
@@ -212,7 +219,8 @@ static void test_frame(void)
     struct hal_frame frame;
     hal_capture(&frame);
     report("capture", hal_image_find(frame.ip) == &hal_handoff->images[0] && frame.cs == HAL_CS_KERNEL &&
-                          frame.sp > (uintptr_t)&frame - HAL_PAGE_SIZE && frame.sp < (uintptr_t)&frame + HAL_PAGE_SIZE);
+                              frame.sp > (uintptr_t)&frame - HAL_PAGE_SIZE &&
+                              frame.sp < (uintptr_t)&frame + HAL_PAGE_SIZE);
 }
 
 #if HAL_X86
@@ -227,7 +235,10 @@ static void test_changed_stack(void)
 {
     uint32_t before, after, told;
     on_trap = lower_stack;
-    __asm__ volatile("mov %%esp, %0; int3; mov %%esp, %1; mov %0, %%esp" : "=&r"(before), "=&r"(after), "=c"(told) : : "memory");
+    __asm__ volatile("mov %%esp, %0; int3; mov %%esp, %1; mov %0, %%esp"
+                     : "=&r"(before), "=&r"(after), "=c"(told)
+                     :
+                     : "memory");
     on_trap = NULL;
     report("a changed stack pointer at CPL 0", after == before - 8 && told == after);
 }
@@ -258,9 +269,10 @@ static void test_registers(void)
 {
     uint64_t value;
     report("the APIC base MSR reads", !hal_read_msr(0x1B, &value) && (value & 0xFFFFF000u) == 0xFEE00000u);
-    report("debug registers", !hal_write_dr(0, 0x1234) && hal_read_dr(0) == 0x1234 && !hal_write_dr(0, 0) && hal_write_dr(9, 0));
-    report("task register and descriptor tables", hal_str() == (HAL_X64 ? 0x40 : 0x28) && hal_sldt() == 0 &&
-                                                      hal_sidt().limit + 1u == (HAL_X64 ? 4096 : 2048));
+    report("debug registers",
+           !hal_write_dr(0, 0x1234) && hal_read_dr(0) == 0x1234 && !hal_write_dr(0, 0) && hal_write_dr(9, 0));
+    report("task register and descriptor tables",
+           hal_str() == (HAL_X64 ? 0x40 : 0x28) && hal_sldt() == 0 && hal_sidt().limit + 1u == (HAL_X64 ? 4096 : 2048));
     uintptr_t first;
     memset(hal_cpus[0].kpcr, 0x5C, sizeof first);
 #if HAL_X64
@@ -273,15 +285,15 @@ static void test_registers(void)
 }
 
 // mov $0x1234, %eax; mov $0x80, %dx; out %al, (%dx); int $0x2E / ...; cli; hlt
-static const uint8_t user_port[] = {0xB8, 0x34, 0x12, 0, 0, 0x66, 0xBA, 0x80, 0, 0xEE, 0xCD, 0x2E};
-static const uint8_t user_halt[] = {0xB8, 0x99, 0, 0, 0, 0xF4};
-static const uint8_t user_break[] = {0xCC, 0xCD, 0x2E};
-static const uint8_t user_touch[] = {0xA0, 0, 0, 0, 0xF0, 0, 0, 0, 0, 0xCD, 0x2E};
+static const uint8_t user_port[] = { 0xB8, 0x34, 0x12, 0, 0, 0x66, 0xBA, 0x80, 0, 0xEE, 0xCD, 0x2E };
+static const uint8_t user_halt[] = { 0xB8, 0x99, 0, 0, 0, 0xF4 };
+static const uint8_t user_break[] = { 0xCC, 0xCD, 0x2E };
+static const uint8_t user_touch[] = { 0xA0, 0, 0, 0, 0xF0, 0, 0, 0, 0, 0xCD, 0x2E };
 
 // A software KVM runs CPL 3 on the real CPU, which knows nothing of the guest's IOPL and gates.
 static void test_user_instructions(void)
 {
-    struct hal_frame regs = {0};
+    struct hal_frame regs = { 0 };
 #if HAL_X64
     if (hal_lacks_soft_int)
         return;
@@ -297,12 +309,15 @@ static void test_user_instructions(void)
 
 static void test_user(void)
 {
-    struct hal_frame regs = {0};
+    struct hal_frame regs = { 0 };
     test_user_instructions();
-    report("hlt at CPL 3 ends by #GP", hal_run_user(user_halt, sizeof user_halt, &regs) == 1 && regs.vector == HAL_TRAP_GP);
-    report("a bad address at CPL 3 is a page fault", hal_run_user(user_touch, sizeof user_touch, &regs) == 1 && regs.vector == HAL_TRAP_PF);
+    report("hlt at CPL 3 ends by #GP",
+           hal_run_user(user_halt, sizeof user_halt, &regs) == 1 && regs.vector == HAL_TRAP_GP);
+    report("a bad address at CPL 3 is a page fault",
+           hal_run_user(user_touch, sizeof user_touch, &regs) == 1 && regs.vector == HAL_TRAP_PF);
     report("too much user code is refused", hal_run_user(user_halt, HAL_PAGE_SIZE + 1, &regs) == 2);
-    report("the user pages are gone", hal_translate(0x10000, NULL, NULL) == 1 && hal_translate(0x20000, NULL, NULL) == 1);
+    report("the user pages are gone",
+           hal_translate(0x10000, NULL, NULL) == 1 && hal_translate(0x20000, NULL, NULL) == 1);
     uintptr_t first;
 #if HAL_X64
     __asm__ volatile("mov %%gs:0, %0" : "=r"(first));
@@ -402,13 +417,13 @@ static void test_text(void)
     report("formats", !strcmp(buf, "a 00042 beef 123456789abc -5 z%") && len == strlen(buf));
     report("formats are cut off", hal_format(buf, 4, "abcdef") == 6 && !strcmp(buf, "abc"));
     report("options", !hal_option("scenario", 0, buf, sizeof buf) && !strcmp(buf, "hal") &&
-                          hal_option("nothing", 0, buf, sizeof buf) == 1 && hal_option("scenario", 0, buf, 3) == 2);
+                              hal_option("nothing", 0, buf, sizeof buf) == 1 && hal_option("scenario", 0, buf, 3) == 2);
     report("files", !strcmp(hal_file_name(0), hal_file_name(0)) && !hal_file_name(1000));
 }
 
 _Noreturn void hal_selftest(void)
 {
-    hal_hooks = (struct hal_hooks){test_trap, test_tick, test_freeze};
+    hal_hooks = (struct hal_hooks){ test_trap, test_tick, test_freeze };
     test_text();
     test_paging();
     test_copies();

@@ -6,7 +6,7 @@
 const struct hal_boot *hal_boot;
 struct handoff *hal_handoff;
 struct archive hal_archive;
-struct hal_hooks hal_hooks = {nt_trap, nt_tick, nt_freeze};
+struct hal_hooks hal_hooks = { nt_trap, nt_tick, nt_freeze };
 
 _Noreturn void hal_main(struct handoff *handoff);
 
@@ -17,13 +17,13 @@ _Noreturn void hal_main(struct handoff *handoff)
     hal_handoff = handoff;
     hal_boot = &handoff->boot;
     (void)hal_asm_write_cr3((uintptr_t)handoff->root); // away from the stub's low map; cannot be refused
-    hal_archive = (struct archive){handoff->archive, handoff->archive_size};
+    hal_archive = (struct archive){ handoff->archive, handoff->archive_size };
     memory_init();
     cpu_init(0);
     const struct hal_image *images = hal_boot->images;
-    hal_log("hal: %s, %u CPU(s), %llu MiB, %s at %p, %s (%s) at %p\n", HAL_X64 ? "x64" : "x86 PAE",
-            hal_boot->cpu_count, (unsigned long long)(hal_boot->ram_size >> 20), images[0].name,
-            (void *)images[0].base, images[1].name, images[1].file, (void *)images[1].base);
+    hal_log("hal: %s, %u CPU(s), %llu MiB, %s at %p, %s (%s) at %p\n", HAL_X64 ? "x64" : "x86 PAE", hal_boot->cpu_count,
+            (unsigned long long)(hal_boot->ram_size >> 20), images[0].name, (void *)images[0].base, images[1].name,
+            images[1].file, (void *)images[1].base);
 
     char scenario[16];
     if (!hal_option("scenario", 0, scenario, sizeof scenario) && !strcmp(scenario, "hal"))

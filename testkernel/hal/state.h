@@ -27,15 +27,15 @@ enum {
 struct cpu {
     uint64_t gdt[GDT_ENTRIES];
     uint8_t tss[0x70];
-    void *kpcr;                    /* nt's, asked for once */
-    uintptr_t user_sp;             /* stack to return to when a user run ends; 0 = none under way */
+    void *kpcr;        /* nt's, asked for once */
+    uintptr_t user_sp; /* stack to return to when a user run ends; 0 = none under way */
     struct hal_frame *user_regs;
     int user_result;
     uint32_t apic_id;
     volatile uint32_t is_running;
     volatile uint32_t flushes_done;
-    struct hal_frame resume;       /* x86: hal_asm_resume_at needs the frame away from the stack */
-    struct hal_frame resume_nmi;   /* the same for an NMI that comes meanwhile */
+    struct hal_frame resume;     /* x86: hal_asm_resume_at needs the frame away from the stack */
+    struct hal_frame resume_nmi; /* the same for an NMI that comes meanwhile */
 } __attribute__((aligned(HAL_PAGE_SIZE)));
 
 extern struct cpu hal_cpus[HAL_MAX_CPUS];
@@ -62,7 +62,7 @@ extern struct lock hal_memory_lock; /* page tables, allocators, image table */
 /* start.c */
 _Noreturn void hal_die(const char *why);
 /* cpu.c */
-void cpu_init(unsigned index); /* on the CPU itself; CPU 0 first */
+void cpu_init(unsigned index);            /* on the CPU itself; CPU 0 first */
 void cpu_set_base(const struct cpu *cpu); /* x64: GS base = KPCR */
 void apic_eoi(void);
 /* trap.c */

@@ -54,7 +54,7 @@ static _Noreturn void crash(const struct hal_frame *f)
 
 static void on_flush(struct cpu *cpu)
 {
-    (void)hal_asm_write_cr3(hal_read_cr(3)); // the current value is never refused
+    (void)hal_asm_write_cr3(hal_read_cr(3));                     // the current value is never refused
     __atomic_fetch_add(&cpu->flushes_done, 1, __ATOMIC_RELEASE); // pairs with hal_flush_all's loop
     apic_eoi();
 }

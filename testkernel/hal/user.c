@@ -51,7 +51,7 @@ static void run(struct cpu *cpu, struct hal_frame *regs)
 
 int hal_run_user(const void *code, size_t len, struct hal_frame *regs)
 {
-    hal_pa_t pages[2] = {hal_page_alloc(), hal_page_alloc()};
+    hal_pa_t pages[2] = { hal_page_alloc(), hal_page_alloc() };
     if (len > HAL_PAGE_SIZE || !pages[0] || !pages[1] || hal_phys_write(pages[0], code, len) ||
         map_user(pages[0], pages[1]))
         return 2;

@@ -5,7 +5,7 @@
 #define HAL_NO_TRANSPORT
 #include "testkernel/hal.h"
 
-#define EXPORT __declspec(dllexport)
+#define EXPORT    __declspec(dllexport)
 #define NT_IMPORT __declspec(dllimport)
 
 NT_IMPORT extern uint8_t KdDebuggerNotPresent;
@@ -39,7 +39,17 @@ enum { RECEIVED = 0, TIMED_OUT = 1, RESEND = 2 };
 enum { SUCCESS = 0, NOT_FOUND = (int)0xC0000225 };
 
 // 16550 registers
-enum { COM1 = 0x3F8, DATA = 0, DIVISOR_LOW = 0, DIVISOR_HIGH = 1, INTERRUPTS = 1, FIFO = 2, LINE = 3, MODEM = 4, STATUS = 5 };
+enum {
+    COM1 = 0x3F8,
+    DATA = 0,
+    DIVISOR_LOW = 0,
+    DIVISOR_HIGH = 1,
+    INTERRUPTS = 1,
+    FIFO = 2,
+    LINE = 3,
+    MODEM = 4,
+    STATUS = 5
+};
 enum { STATUS_READY = 0x01, STATUS_EMPTY = 0x20 };
 
 // Polls of the status register before a byte counts as missing (KD reference 1.9). On a machine where one poll
@@ -73,7 +83,14 @@ static uint64_t cycles(void)
 
 static int port_open(void)
 {
-    enum { DIVISOR_LATCH = 0x80, EIGHT_N_1 = 0x03, FIFO_ON_CLEARED = 0x07, DTR_RTS = 0x03, BAUD_115200 = 1, ABSENT = 0xFF };
+    enum {
+        DIVISOR_LATCH = 0x80,
+        EIGHT_N_1 = 0x03,
+        FIFO_ON_CLEARED = 0x07,
+        DTR_RTS = 0x03,
+        BAUD_115200 = 1,
+        ABSENT = 0xFF
+    };
     if (port_in(STATUS) == ABSENT)
         return NOT_FOUND;
     port_out(INTERRUPTS, 0);
@@ -144,7 +161,7 @@ static void put_packet(uint32_t leader, const struct packet *packet)
 
 static void put_control(uint16_t type, uint32_t id)
 {
-    struct packet packet = {type, 0, id, 0};
+    struct packet packet = { type, 0, id, 0 };
     put_packet(CONTROL_LEADER_WORD, &packet);
 }
 
@@ -338,7 +355,7 @@ EXPORT uint32_t HAL_STDCALL KdReceivePacket(uint32_t type, struct kd_string *hea
 {
     if (type == TYPE_POLL_BREAKIN)
         return poll_break_in();
-    struct sink sink = {type, header, data, data_length};
+    struct sink sink = { type, header, data, data_length };
     return receive(&sink, context);
 }
 
@@ -373,7 +390,7 @@ static void give_up(void)
 
 static void put_data(uint32_t type, const struct kd_string *header, const struct kd_string *data)
 {
-    struct packet packet = {(uint16_t)type, header->length, next_id, sum(header)};
+    struct packet packet = { (uint16_t)type, header->length, next_id, sum(header) };
     if (data) {
         packet.length = (uint16_t)(packet.length + data->length);
         packet.checksum += sum(data);
@@ -391,7 +408,7 @@ EXPORT void HAL_STDCALL KdSendPacket(uint32_t type, struct kd_string *header, st
 EXPORT void HAL_STDCALL KdSendPacket(uint32_t type, struct kd_string *header, struct kd_string *data,
                                      struct kd_context *context)
 {
-    struct sink ack = {TYPE_ACKNOWLEDGE, NULL, NULL, NULL};
+    struct sink ack = { TYPE_ACKNOWLEDGE, NULL, NULL, NULL };
     uint32_t retries = context->retries;
     for (;;) {
         put_data(type, header, data);
