@@ -3,3 +3,6 @@
 CONSOLE_SRC := console/main.c console/line.c console/session.c console/command.c console/commands.c console/cmd_memory.c \
                console/cmd_run.c console/cmd_info.c console/expr.c console/format.c console/disasm.c
 CONSOLE_LIBS := -ledit -lZydis -lZycore
+
+$(call unit_test,expr_test,console/expr_test.c console/expr.c target/error.c util/error.c,-lcmocka)
+$(call unit_test,format_test,console/format_test.c console/format.c console/disasm.c,-lcmocka -lZydis -lZycore)
