@@ -123,6 +123,9 @@ int area_sync(struct area *a)
 	int err = ring_set_tail(&a->tx, order_load_acquire(&h->tx_tail));
 	if (!err)
 		err = ring_set_head(&a->rx, order_load_acquire(&h->rx_head));
+	// A host that has taken what we have not sent yet would drop what we send next.
+	if (!err && (int32_t)(order_load(&h->tx_done_seq) - a->tx_seq) > 0)
+		err = RING_E_IMPOSSIBLE;
 	if (err) {
 		area_count_refused(a);
 		return err;

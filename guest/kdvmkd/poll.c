@@ -31,13 +31,16 @@ static void greet_new_host(struct transport *t, uint32_t attention)
 
 static bool is_call_due(struct transport *t, uint32_t attention)
 {
+	bool is_print_poll = t->is_print_poll;
+	t->is_print_poll = false;
 	if (transport_second(t) || attention)
 		return true;
 	if (t->is_nobody && t->link == LINK_DEBUGCON) // each vain call costs time there
 		return t->is_open && debugcon_late_answer(t) != CODE_SILENT;
 	if (!t->is_phase1)
 		return true;
-	return !t->is_nobody && ring_used(&t->area.tx) != 0;
+	// A call for each print would be one exit a line: the tick collects them.
+	return !t->is_nobody && !is_print_poll && ring_used(&t->area.tx) != 0;
 }
 
 static bool poll(struct transport *t)

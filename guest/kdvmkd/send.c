@@ -109,6 +109,7 @@ static void send_print(struct transport *t, const struct send_packet *p)
 		drop(t);
 		return;
 	}
+	t->is_print_poll = true;
 	if ((t->features & AREA_FEATURE_PRINT_BATCH) && ring_used(&t->area.tx) <= t->area.tx.capacity / 2)
 		return;
 	uint32_t code = link_call(t, CALL_EXCHANGE, 0, 0);

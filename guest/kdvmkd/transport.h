@@ -108,6 +108,7 @@ struct transport {
 	bool is_droppable_wait;    // what the kernel now waits for follows a packet that may be dropped
 	bool has_question;         // the newest record is one that the kernel sends again after RECEIVE_RESEND
 	uint32_t question_start;   // its position in the transmit ring
+	bool is_print_poll;        // the next poll may be the one that follows each print (KD reference, section 2.6), no clock tick
 	bool is_breakin_late;      // BREAKIN was the answer to a poll that had already been given up
 	uint8_t body[RECORD_BODY_MAX];
 };

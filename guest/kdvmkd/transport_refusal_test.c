@@ -417,6 +417,20 @@ static void impossible_done_word_loses_nothing(void **state)
 	assert_int_equal(bench.h.got_count, got + 1);
 }
 
+static void done_word_from_the_future_is_noticed(void **state)
+{
+	(void)state;
+	start(true, false);
+	bench.h.tx_done_seq = 1000; // of another history
+	step_poll();
+	assert_int_equal(bench.t.area.refused, 1);
+	uint32_t got = bench.h.got_count;
+	send_print(8);
+	step_poll();
+	assert_int_equal(bench.h.got_count, got + 1);
+	assert_works();
+}
+
 static void nested_entry_is_refused(void **state)
 {
 	(void)state;
@@ -495,6 +509,7 @@ int main(void)
 		cmocka_unit_test(new_host_during_a_wait_is_heard),
 		cmocka_unit_test(restored_snapshot_registers_and_repeats),
 		cmocka_unit_test(impossible_done_word_loses_nothing),
+		cmocka_unit_test(done_word_from_the_future_is_noticed),
 		cmocka_unit_test(nested_entry_is_refused),
 		cmocka_unit_test(spins_end_without_a_clock),
 		cmocka_unit_test(vanished_hook_is_no_link),
