@@ -29,7 +29,9 @@ bool freeze_sleep(const struct vcpu *v);
 // KVM_RUN of v has returned EINTR. If our signal did it, take back the mark that it left in kvm_run.
 void freeze_forget_kick(const struct vcpu *v);
 
+// From now on every other vCPU of the waiter's VM sleeps at its entry into the guest; those inside are called out. Returns at once.
 void freeze_others(const struct vcpu *waiter);
+// The wait is over: all run on. Harmless when nothing is frozen.
 void freeze_end(void);
 
 #endif

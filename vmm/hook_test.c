@@ -11,408 +11,22 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <libgen.h>
-#include <linux/kvm.h>
-#include <poll.h>
 #include <pthread.h>
-#include <semaphore.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/eventfd.h>
 #include <sys/ioctl.h>
-#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
-#include "vmm/fake_guest.h"
+#include "vmm/test_broker.h"
+#include "vmm/tiny_vm.h"
 #include "wire/kdapi.h"
-#include "wire/link.h"
 
 #define SKIPPED 77
-#define RAM_SIZE (4u << 20)
-#define EXTRA_GPA (16u << 20) // a second slot, for areas whose memory goes away
-#define EXTRA_SIZE (1u << 20)
-#define TABLES 0x2000u // page tables: PML4, PDPT, PD
-#define CODE 0x8000u
-#define BLOCK 0x9000u  // struct block
-#define SPIN 0x8100u     // code that counts for ever
-#define COUNTER 0x9100u  // what it counts
-#define AREA_FIRST 16u // page of the first area
-#define EXIT_PORT 0x10u
-
-// The registers of one port call, which the guest's code loads, and its result.
-struct block {
-	uint32_t eax, ebx, ecx, edx, esi, edi, result;
-};
-
-// loop: load the registers from the block, in eax,dx, store eax, out 0x10,al (which returns to the VMM), again.
-static const uint8_t guest_code[] = {
-	0xBD, 0x00, 0x90, 0x00, 0x00, // mov ebp, BLOCK
-	0x8B, 0x45, 0x00,             // mov eax, [rbp]
-	0x8B, 0x5D, 0x04,             // mov ebx, [rbp+4]
-	0x8B, 0x4D, 0x08,             // mov ecx, [rbp+8]
-	0x8B, 0x55, 0x0C,             // mov edx, [rbp+12]
-	0x8B, 0x75, 0x10,             // mov esi, [rbp+16]
-	0x8B, 0x7D, 0x14,             // mov edi, [rbp+20]
-	0xED,                         // in eax, dx
-	0x89, 0x45, 0x18,             // mov [rbp+24], eax
-	0xE6, EXIT_PORT,              // out 0x10, al
-	0xEB, 0xE1,                   // jmp loop
-};
-
-static const uint8_t spin_code[] = {
-	0xFF, 0x04, 0x25, 0x00, 0x91, 0x00, 0x00, // inc dword [COUNTER]
-	0xEB, 0xF7,                               // jmp spin
-};
-
-enum run_end { RUN_DONE, RUN_KICKED, RUN_LEFT_TO_VMM, RUN_SHUTDOWN, RUN_FAILED };
-
-struct cpu {
-	int fd;
-	struct kvm_run *run;
-	struct block *block;
-	pthread_t thread;
-	sem_t start, ended;
-	enum run_end end;
-	bool is_over;
-	bool is_running_on; // after a kick, as a VMM does that wanted nothing
-};
-
-static struct machine {
-	int vm_fd, run_size;
-	uint8_t *ram, *extra;
-	struct cpu cpu[2];
-	struct fake_guest guest;
-} m;
-
-static char socket_path[108];
-
-// ---- The VMM ------------------------------------------------------------------------------------
-
-static __thread struct kvm_run *kicked_run;
-
-// As QEMU does it: the handler runs in the vCPU's thread and makes the next KVM_RUN return at once.
-static void on_kick(int signal_number)
-{
-	(void)signal_number;
-	if (kicked_run)
-		__atomic_store_n(&kicked_run->immediate_exit, 1, __ATOMIC_SEQ_CST);
-}
-
-static enum run_end run_once(struct cpu *c)
-{
-	if (ioctl(c->fd, KVM_RUN, 0)) {
-		if (errno != EINTR)
-			return RUN_FAILED;
-		__atomic_store_n(&c->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
-		return RUN_KICKED;
-	}
-	if (c->run->exit_reason == KVM_EXIT_SHUTDOWN)
-		return RUN_SHUTDOWN;
-	if (c->run->exit_reason != KVM_EXIT_IO)
-		return RUN_FAILED;
-	if (c->run->io.port == EXIT_PORT)
-		return RUN_DONE;
-	// What QEMU's bus says where nothing answers.
-	memset((uint8_t *)c->run + c->run->io.data_offset, 0xFF, c->run->io.size);
-	return RUN_LEFT_TO_VMM;
-}
-
-static void *cpu_main(void *arg)
-{
-	struct cpu *c = arg;
-	kicked_run = c->run;
-	for (;;) {
-		sem_wait(&c->start);
-		if (c->is_over)
-			return NULL;
-		do
-			c->end = run_once(c);
-		while (c->end == RUN_KICKED && __atomic_load_n(&c->is_running_on, __ATOMIC_ACQUIRE));
-		sem_post(&c->ended);
-	}
-}
-
-static void cpu_start(struct cpu *c)
-{
-	sem_post(&c->start);
-}
-
-static enum run_end cpu_end(struct cpu *c)
-{
-	while (sem_wait(&c->ended))
-		;
-	return c->end;
-}
-
-static enum run_end cpu_run(struct cpu *c)
-{
-	cpu_start(c);
-	return cpu_end(c);
-}
-
-// -> true: the vCPU has not come back within `ms`, which is no proof but what a test can know.
-static bool cpu_is_away(struct cpu *c, int ms)
-{
-	struct timespec t;
-	clock_gettime(CLOCK_REALTIME, &t);
-	t.tv_nsec += (long)ms * 1000000;
-	t.tv_sec += t.tv_nsec / 1000000000;
-	t.tv_nsec %= 1000000000;
-	if (sem_timedwait(&c->ended, &t))
-		return true;
-	sem_post(&c->ended);
-	return false;
-}
-
-static int set_slot(uint32_t slot, uint64_t gpa, uint64_t size, void *host)
-{
-	struct kvm_userspace_memory_region r = {
-		.slot = slot, .guest_phys_addr = gpa, .memory_size = size, .userspace_addr = (uintptr_t)host,
-	};
-	return ioctl(m.vm_fd, KVM_SET_USER_MEMORY_REGION, &r);
-}
-
-static void write64(uint64_t gpa, uint64_t value)
-{
-	memcpy(m.ram + gpa, &value, sizeof(value));
-}
-
-// The first 32 MiB, one to one, in pages of 2 MiB that user mode may use.
-static void write_tables(void)
-{
-	write64(TABLES, (TABLES + 0x1000) | 7);
-	write64(TABLES + 0x1000, (TABLES + 0x2000) | 7);
-	for (uint64_t i = 0; i < 16; i++)
-		write64(TABLES + 0x2000 + 8 * i, i << 21 | 0x87);
-}
-
-static struct kvm_segment flat_segment(uint16_t selector, uint8_t type, uint8_t dpl)
-{
-	return (struct kvm_segment){
-		.limit = 0xFFFFFFFF, .selector = (uint16_t)(selector | dpl), .type = type, .present = 1, .dpl = dpl,
-		.s = 1, .g = 1, .l = type & 8 ? 1 : 0, .db = type & 8 ? 0 : 1,
-	};
-}
-
-static void set_cpl(struct cpu *c, uint8_t cpl)
-{
-	struct kvm_sregs s;
-	assert_int_equal(ioctl(c->fd, KVM_GET_SREGS, &s), 0);
-	s.cr3 = TABLES;
-	s.cr4 = 1 << 5;                      // PAE
-	s.cr0 = 0x80000033;                  // PG, NE, ET, MP, PE
-	s.efer = 0x500;                      // LMA, LME
-	s.cs = flat_segment(8, 11, cpl);
-	s.ss = s.ds = s.es = flat_segment(16, 3, cpl);
-	assert_int_equal(ioctl(c->fd, KVM_SET_SREGS, &s), 0);
-	struct kvm_regs r = { .rip = CODE, .rflags = 0x3002 }; // IOPL 3: the port is open to user mode
-	assert_int_equal(ioctl(c->fd, KVM_SET_REGS, &r), 0);
-}
-
-static void cpu_create(struct cpu *c, uint32_t index)
-{
-	c->fd = ioctl(m.vm_fd, KVM_CREATE_VCPU, (unsigned long)index);
-	assert_true(c->fd >= 0);
-	c->run = mmap(NULL, (size_t)m.run_size, PROT_READ | PROT_WRITE, MAP_SHARED, c->fd, 0);
-	assert_true(c->run != MAP_FAILED);
-	c->block = (struct block *)(m.ram + BLOCK);
-	sem_init(&c->start, 0, 0);
-	sem_init(&c->ended, 0, 0);
-	set_cpl(c, 0);
-	assert_int_equal(pthread_create(&c->thread, NULL, cpu_main, c), 0);
-}
-
-static void machine_create(int kvm_fd)
-{
-	m.vm_fd = ioctl(kvm_fd, KVM_CREATE_VM, 0);
-	assert_true(m.vm_fd >= 0);
-	m.run_size = ioctl(kvm_fd, KVM_GET_VCPU_MMAP_SIZE, 0);
-	m.ram = mmap(NULL, RAM_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	m.extra = mmap(NULL, EXTRA_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	assert_int_equal(set_slot(0, 0, RAM_SIZE, m.ram), 0);
-	assert_int_equal(set_slot(1, EXTRA_GPA, EXTRA_SIZE, m.extra), 0);
-	write_tables();
-	memcpy(m.ram + CODE, guest_code, sizeof(guest_code));
-	memcpy(m.ram + SPIN, spin_code, sizeof(spin_code));
-	cpu_create(&m.cpu[0], 0);
-	cpu_create(&m.cpu[1], 1);
-}
-
-// ---- The guest ----------------------------------------------------------------------------------
-
-static void load_block(uint32_t fn, uint32_t ebx, uint32_t esi, uint32_t edi)
-{
-	*m.cpu[0].block = (struct block){
-		.eax = PORTCALL_MAGIC, .ebx = ebx, .ecx = fn << 16 | PORTCALL_COMMAND, .edx = PORTCALL_PORT,
-		.esi = esi, .edi = edi, .result = 0xDEADBEEF,
-	};
-}
-
-static void load_register(void)
-{
-	(void)fake_guest_call(&m.guest, CALL_REGISTER, 0, 0);
-	uint64_t gpa = fake_guest_head(&m.guest).v;
-	load_block(CALL_REGISTER, (uint32_t)gpa, (uint32_t)(gpa >> 32), AREA_VERSION);
-}
-
-static void load_call(uint32_t fn, uint32_t flags, uint32_t want)
-{
-	load_block(fn, fake_guest_call(&m.guest, fn, flags, want), 0, 0);
-}
-
-static uint32_t result(void)
-{
-	return m.cpu[0].block->result;
-}
-
-static void assert_code(uint32_t code)
-{
-	assert_int_equal(cpu_run(&m.cpu[0]), RUN_DONE);
-	assert_int_equal(result(), RESULT_TAG | code);
-}
-
-static void layout_area(uint8_t *ram, uint64_t gpa, uint32_t first)
-{
-	static uint64_t nonce = 0x1234567800000000;
-	fake_guest_init(&m.guest, ram, gpa, first, 4, 2, ++nonce);
-}
-
-static void register_area(void)
-{
-	layout_area(m.ram, 0, AREA_FIRST);
-	load_register();
-	assert_code(CODE_OK);
-}
-
-// ---- The broker ---------------------------------------------------------------------------------
-
-struct broker {
-	int fd;
-	struct link_head head; // of the last message read
-	uint8_t body[LINK_BODY_MAX];
-};
-
-static int broker_connect(void)
-{
-	struct sockaddr_un a = { .sun_family = AF_UNIX };
-	int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
-	snprintf(a.sun_path, sizeof(a.sun_path), "%s", socket_path);
-	assert_int_equal(connect(fd, (struct sockaddr *)&a, sizeof(a)), 0);
-	return fd;
-}
-
-static void broker_send(struct broker *b, struct link_head head, const void *body)
-{
-	uint8_t bytes[sizeof(head) + LINK_BODY_MAX];
-	memcpy(bytes, &head, sizeof(head));
-	if (body)
-		memcpy(bytes + sizeof(head), body, head.body_len);
-	assert_int_equal(send(b->fd, bytes, sizeof(head) + head.body_len, MSG_NOSIGNAL),
-	                 (ssize_t)(sizeof(head) + head.body_len));
-}
-
-// The next message; its type, or 0 at the end of the stream.
-static uint16_t broker_read(struct broker *b)
-{
-	uint8_t bytes[sizeof(b->head) + LINK_BODY_MAX];
-	ssize_t len = recv(b->fd, bytes, sizeof(bytes), 0);
-	if (len <= 0)
-		return 0;
-	assert_true((size_t)len >= sizeof(b->head));
-	memcpy(&b->head, bytes, sizeof(b->head));
-	assert_int_equal(b->head.body_len, (size_t)len - sizeof(b->head));
-	memcpy(b->body, bytes + sizeof(b->head), b->head.body_len);
-	return b->head.type;
-}
-
-static struct link_hello broker_hello(struct broker *b)
-{
-	struct link_hello hello;
-	b->fd = broker_connect();
-	assert_int_equal(broker_read(b), LINK_HELLO);
-	assert_int_equal(b->head.body_len, sizeof(hello));
-	memcpy(&hello, b->body, sizeof(hello));
-	return hello;
-}
-
-static struct link_stats broker_stats(struct broker *b)
-{
-	struct link_stats stats;
-	broker_send(b, (struct link_head){ .type = LINK_STATS_GET }, NULL);
-	while (broker_read(b) != LINK_STATS)
-		;
-	memcpy(&stats, b->body, sizeof(stats));
-	return stats;
-}
-
-// Attached when this returns: an answer to a question proves it.
-static struct link_hello broker_attach(struct broker *b)
-{
-	struct link_hello hello = broker_hello(b);
-	broker_send(b, (struct link_head){ .type = LINK_ATTACH, .seq = LINK_VERSION }, NULL);
-	return hello;
-}
-
-static void broker_deliver(struct broker *b, uint16_t flags, const void *body, uint32_t len)
-{
-	broker_send(b, (struct link_head){
-		.type = LINK_DELIVER, .flags = flags, .kd_type = KD_PACKET_MANIPULATE, .hdr_len = KD_MANIPULATE_SIZE,
-		.body_len = len,
-	}, body);
-}
-
-// A broker in a process of its own that attaches and then reads nothing.
-static pid_t broker_spawn(void)
-{
-	int fds[2];
-	assert_int_equal(pipe(fds), 0);
-	pid_t pid = fork();
-	assert_true(pid >= 0);
-	if (pid == 0) {
-		struct broker b;
-		(void)broker_attach(&b);
-		(void)!write(fds[1], "", 1);
-		for (;;)
-			pause();
-	}
-	char byte;
-	close(fds[1]);
-	assert_int_equal(read(fds[0], &byte, 1), 1);
-	close(fds[0]);
-	return pid;
-}
-
-static void broker_kill(pid_t pid)
-{
-	kill(pid, SIGKILL);
-	assert_int_equal(waitpid(pid, NULL, 0), pid);
-}
-
-// The library has seen the last broker's end: the next one is greeted. Bounded only against a hang.
-static void wait_until_free(void)
-{
-	for (int i = 0; i < 2000; i++) {
-		struct broker b = { .fd = broker_connect() };
-		uint16_t type = broker_read(&b);
-		close(b.fd);
-		if (type == LINK_HELLO)
-			return;
-		usleep(5000);
-	}
-	fail_msg("%s", "the library holds on to a broker that is gone");
-}
-
-static void kick(struct cpu *c)
-{
-	pthread_kill(c->thread, SIGUSR1);
-}
-
 // ---- Tests --------------------------------------------------------------------------------------
 
 static const uint8_t print_header[KD_DEBUG_IO_SIZE] = { 0x30, 0x32 };
@@ -837,6 +451,59 @@ static void a_call_during_a_wait_is_refused(void **state)
 	end_broker(&b);
 }
 
+// A thread of the guest changes everything in the area while calls are made, as another processor could. What the calls
+// answer is open; that the library survives and answers is not.
+static void *spoil(void *arg)
+{
+	const bool *is_over = arg;
+	uint64_t x = 88172645463325252ull;
+	while (!__atomic_load_n(is_over, __ATOMIC_ACQUIRE)) {
+		x ^= x << 13;
+		x ^= x >> 7;
+		x ^= x << 17;
+		uint8_t *page = m.ram + (AREA_FIRST + 2 * (x % 7)) * AREA_PAGE_SIZE;
+		uint32_t offset = (uint32_t)(x >> 8) % (x & 64 ? 0x100 : AREA_PAGE_SIZE);
+		bool is_kind_of_call = offset >= offsetof(struct area_head, call_fn) && offset < offsetof(struct area_head, poll_count);
+		if (!is_kind_of_call) // it must not become a wait that is kept
+			__atomic_store_n(page + offset, (uint8_t)(x >> 40), __ATOMIC_RELAXED);
+		for (int i = 0; i < 40; i++) // slowly, so that some areas are still good when they are looked at
+			__asm__ volatile("pause");
+	}
+	return NULL;
+}
+
+static void changes_during_calls_are_survived(void **state)
+{
+	(void)state;
+	struct broker b;
+	pthread_t thread;
+	bool is_over = false;
+	broker_attach(&b);
+	struct link_stats before = broker_stats(&b);
+	layout_area(m.ram, 0, AREA_FIRST);
+	assert_int_equal(pthread_create(&thread, NULL, spoil, &is_over), 0);
+	for (int i = 0; i < 1000; i++) {
+		layout_area(m.ram, 0, AREA_FIRST);
+		load_register();
+		assert_int_equal(cpu_run(&m.cpu[0]), RUN_DONE);
+		for (uint32_t turn = 0; turn < 3; turn++) {
+			m.guest.head->tx_head += 48;
+			load_call(turn == 2 ? CALL_UNREGISTER : CALL_EXCHANGE, 0, 0);
+			assert_int_equal(cpu_run(&m.cpu[0]), RUN_DONE);
+			assert_int_equal(result() & RESULT_TAG_MASK, RESULT_TAG);
+		}
+		while (recv(b.fd, b.body, sizeof(b.body), MSG_DONTWAIT) > 0)
+			;
+	}
+	__atomic_store_n(&is_over, true, __ATOMIC_RELEASE);
+	pthread_join(thread, NULL);
+	struct link_stats after = broker_stats(&b);
+	print_message("%d of 1000 registered, %d refusals, %d packets\n", (int)(after.registrations - before.registrations),
+	              (int)(after.refused - before.refused), (int)(after.packets_out - before.packets_out));
+	assert_true(after.refused > before.refused && after.registrations > before.registrations);
+	end_broker(&b);
+}
+
 static bool is_counting(void)
 {
 	const volatile uint32_t *counter = (const volatile uint32_t *)(m.ram + COUNTER);
@@ -923,7 +590,7 @@ static void a_fork_leaves_the_link_to_the_parent(void **state)
 	assert_int_equal(waitpid(pid, NULL, 0), pid);
 	(void)broker_stats(&b);
 	struct stat st;
-	assert_int_equal(stat(socket_path, &st), 0);
+	assert_int_equal(stat(broker_socket_path, &st), 0);
 	assert_int_equal(st.st_mode & 0777, 0600);
 	end_broker(&b);
 }
@@ -935,20 +602,14 @@ static char runtime[64] = "/tmp/vmkd-hook-XXXXXX";
 static int clean_up(void **state)
 {
 	(void)state;
-	for (int i = 0; i < 2; i++) {
-		m.cpu[i].is_over = true;
-		cpu_start(&m.cpu[i]);
-		pthread_join(m.cpu[i].thread, NULL);
-	}
+	machine_end();
 	return 0;
 }
 
 static int set_up(void **state)
 {
 	(void)state;
-	struct sigaction action = { .sa_handler = on_kick };
-	sigaction(SIGUSR1, &action, NULL);
-	snprintf(socket_path, sizeof(socket_path), "%s/hooktest/vmm.sock", getenv("VMKD_RUNTIME_DIR"));
+	snprintf(broker_socket_path, sizeof(broker_socket_path), "%s/hooktest/vmm.sock", getenv("VMKD_RUNTIME_DIR"));
 	machine_create(open("/dev/kvm", O_RDWR | O_CLOEXEC));
 	return 0;
 }
@@ -1015,6 +676,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test_teardown(a_call_during_a_wait_is_refused, leave_area),
 		cmocka_unit_test_teardown(waiting_uses_no_cpu, leave_area),
 		cmocka_unit_test_teardown(the_other_cpu_sleeps_during_a_wait, leave_area),
+		cmocka_unit_test_teardown(changes_during_calls_are_survived, leave_area),
 		cmocka_unit_test(a_fork_leaves_the_link_to_the_parent),
 	};
 	return cmocka_run_group_tests_name("hook", tests, set_up, clean_up) ? 1 : 0;

@@ -27,6 +27,7 @@ enum link_send_outcome {
 	LINK_DEAD = 2, // the broker is gone, and hook.call knows
 };
 
+// Hand a message of call_step to the broker, whole or not at all. -> enum link_send_outcome.
 int link_send(const struct call_message *message);
 
 // Read and obey what the broker has sent, until a packet was delivered or there is no more.

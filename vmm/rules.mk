@@ -7,7 +7,7 @@ $(call host_library,libvmkd-vmm.so,$(VMM_HOOK) $(VMM_CORE),-ldl,vmm/libvmkd-vmm.
 
 # The hook's test runs a guest under the real /dev/kvm. A sanitizer's runtime and a preloaded library do not go together.
 ifeq ($(SAN),)
-$(call unit_test,vmm-hook,vmm/hook_test.c vmm/fake_guest.c wire/ring.c,-lcmocka)
+$(call unit_test,vmm-hook,vmm/hook_test.c vmm/tiny_vm.c vmm/test_broker.c vmm/fake_guest.c wire/ring.c,-lcmocka)
 $(O)/tests/vmm-hook: | $(O)/libvmkd-vmm.so
 endif
 

@@ -51,6 +51,7 @@ const struct vm_slot *vm_slot_lost(const struct vm *vm, const struct kvm_userspa
 // KVM has accepted `region`. -> false: out of memory; the slot is then unknown, which is safe.
 bool vm_slot_set(struct vm *vm, const struct kvm_userspace_memory_region *region);
 
+// The VM's writable RAM; borrowed until the next vm_slot_set.
 struct gpa_map vm_map(const struct vm *vm);
 
 // A vCPU was created; maps its kvm_run. Failure leaves it unfollowed.

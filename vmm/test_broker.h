@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: MIT
+// For the hook's test: a broker that does what the test says, on the library's socket. Failures are cmocka's.
+#ifndef VMM_TEST_BROKER_H
+#define VMM_TEST_BROKER_H
+
+#include <sys/types.h>
+
+#include "wire/link.h"
+
+struct broker {
+	int fd;
+	struct link_head head; // of the last message read
+	uint8_t body[LINK_BODY_MAX];
+};
+
+extern char broker_socket_path[108]; // set by the test before anything else
+
+// A bare connection.
+int broker_connect(void);
+// Connect and take the greeting; broker_attach also attaches, which the library sees in its own time.
+struct link_hello broker_hello(struct broker *b);
+struct link_hello broker_attach(struct broker *b);
+// One message; body may be NULL when head.body_len is 0.
+void broker_send(struct broker *b, struct link_head head, const void *body);
+// The next message; its type, or 0 at the end of the stream.
+uint16_t broker_read(struct broker *b);
+// Ask for the counters; messages before the answer are dropped. Everything sent before has been obeyed then.
+struct link_stats broker_stats(struct broker *b);
+// A manipulate packet with LINK_F_* flags.
+void broker_deliver(struct broker *b, uint16_t flags, const void *body, uint32_t len);
+
+// A broker in a process of its own that attaches and then reads nothing; and its end.
+pid_t broker_spawn(void);
+void broker_kill(pid_t pid);
+// The library has seen the last broker's end: the next one is greeted. Bounded only against a hang.
+void wait_until_free(void);
+
+#endif
