@@ -487,7 +487,11 @@ static void changes_during_calls_are_survived(void **state)
 		load_register();
 		assert_int_equal(cpu_run(&m.cpu[0]), RUN_DONE);
 		for (uint32_t turn = 0; turn < 3; turn++) {
-			m.guest.head->tx_head += 48;
+			const struct record_head print = {
+				.len = 48, .kd_type = KD_PACKET_DEBUG_IO, .seq = turn + 1, .hdr_len = KD_DEBUG_IO_SIZE, .data_len = 8,
+			};
+			memcpy(m.guest.pages[1] + AREA_PAGE_HEAD + 48 * turn, &print, sizeof(print));
+			m.guest.head->tx_head = 48 * (turn + 1);
 			load_call(turn == 2 ? CALL_UNREGISTER : CALL_EXCHANGE, 0, 0);
 			assert_int_equal(cpu_run(&m.cpu[0]), RUN_DONE);
 			assert_int_equal(result() & RESULT_TAG_MASK, RESULT_TAG);
