@@ -26,8 +26,9 @@ class Config:
     def __init__(self, name, *arguments, needs_kvm=False):
         self.name, self.arguments, self.needs_kvm = name, arguments, needs_kvm
 
-    def vm(self, *more, **keywords):
-        return Vm("e2e", *self.arguments, *more, **keywords)
+    def vm(self, *more, scenarios=("counter",)):
+        words = [a for s in scenarios for a in ("--scenario", s)]
+        return Vm("e2e", *self.arguments, *words, *more)
 
 
 def hook(cpus):
@@ -88,7 +89,7 @@ def kernel_exports(kd):
 @test(MATRIX, "session")
 def session(config):
     cpus = int(config.arguments[config.arguments.index("--cpus") + 1])
-    with config.vm("--scenario", "counter") as vm, client(vm) as kd:
+    with config.vm() as vm, client(vm) as kd:
         attach(kd)
         version = kd.version()
         expect(kd.read_virtual(version.kern_base, 2) == b"MZ", "no MZ at the kernel's base")
@@ -97,7 +98,10 @@ def session(config):
         names = kd.exports(version.kern_base)
         tick, counter = names["TkTick"], names["TkCounter"]
         look_at_processors(kd, cpus)
-        breakpoint_and_step(kd, tick, counter)
+        if not (config.needs_kvm and KVM == "software"):  # its emulator ends at an int3: "KVM internal error"
+            breakpoint_and_step(kd, tick, counter)
+        else:
+            runs_on(kd, counter)
         leave(kd)
         stats = vm.stats()
         expect(find_number(stats, "refused") == 0, f"the host refused guest input: {stats}")
@@ -142,6 +146,16 @@ def breakpoint_and_step(kd, tick, counter):
         expect(kd.read_u64(counter) >= before, "the counter went back")
 
 
+def runs_on(kd, counter):
+    """Runs between stops: the counter moves, if not at once (the scenario may not have begun) then after some rounds."""
+    before, deadline = kd.read_u64(counter), time.monotonic() + GUARD_S
+    while kd.read_u64(counter) <= before:
+        expect(time.monotonic() < deadline, "the counter stands still")
+        kd.resume()
+        time.sleep(0.2)
+        kd.break_in()
+
+
 def leave(kd):
     """Removes breakpoints and lets the target run."""
     for handle in range(1, 33):
@@ -167,7 +181,7 @@ def find_number(tree, name):
 @test([debugcon("x64", 1, "--ram", "6G"), debugcon("x64", 1, "--machine", "q35", "--ram", "6G")], "6 GiB")
 def six_gib(config):
     """Where RAM above the hole is at another offset of the file than its address says."""
-    with config.vm("--scenario", "counter") as vm, client(vm) as kd:
+    with config.vm() as vm, client(vm) as kd:
         attach(kd)
         for gib in (1, 4, 5, 6):
             address = (gib << 30) + 0x123450
@@ -181,7 +195,7 @@ def six_gib(config):
 
 @test(BOTH, "the console")
 def console(config):
-    with config.vm("--scenario", "counter") as vm:
+    with config.vm() as vm:
         status, text = vm.kd("vertarget; r; lm; ~; db nt L10; q")
         expect(status == 0, f"vmkd kd ended with {status}:\n{text}")
         for word in ("rip", "ntoskrnl", "4d 5a"):
@@ -196,18 +210,19 @@ def console(config):
 @test([debugcon("x64", 2, "--kernel-name", "mykernel.exe"), hook(2)], "kernel under another name")
 def other_name(config):
     more = () if "--kernel-name" in config.arguments else ("--kernel-name", "mykernel.exe")
-    with config.vm("--scenario", "counter", *more) as vm, client(vm) as kd:
+    with config.vm(*more) as vm, client(vm) as kd:
         attach(kd)
         names = [m.name.lower() for m in kd.modules()]
         expect("mykernel.exe" in names and "ntoskrnl.exe" not in names, f"modules are {names}")
         leave(kd)
+        kd.close()
         status, text = vm.kd("lm; q")
         expect(status == 0 and "mykernel" in text.lower(), f"lm: {status}\n{text}")
 
 
 @test(BOTH, "clients come and go")
 def come_and_go(config):
-    with config.vm("--scenario", "counter") as vm:
+    with config.vm() as vm:
         base = None
         for round_number in range(5):
             with client(vm) as kd:
@@ -228,8 +243,7 @@ def come_and_go(config):
 
 def run_to_verdict(config, *words, attached=True, more=()):
     """Runs scenarios to their end with a client that lets everything run; (verdict, prints, log)."""
-    arguments = [a for word in words for a in ("--scenario", word)]
-    with config.vm(*arguments, *more) as vm:
+    with config.vm(*more, scenarios=words) as vm:
         prints = []
         if attached:
             with client(vm) as kd:
@@ -277,7 +291,7 @@ test(BOTH, "drivers come and go")(ends_well("loadunload=3", "poweroff"))
 
 @test(BOTH + [debugcon("x86", 1)], "the module is moved to other pages")
 def relocate(config):
-    with config.vm("--scenario", "relocate=60,wait=64,poweroff") as vm:
+    with config.vm(scenarios=("relocate=60", "wait=64", "poweroff")) as vm:
         stops = 0
         with client(vm) as kd:
             # Requests, answers and break-ins while it prints: each makes the host write into the area.
@@ -301,16 +315,20 @@ def relocate(config):
 @test(BOTH + [debugcon("x86", 1)], "a print flood arrives whole, in order, once")
 def print_flood(config):
     lines = 300
-    with config.vm("--scenario", f"wait=128,printflood={lines},wait=64") as vm:
+    # An interpreted guest needs about a clock tick for a line of 511 characters, so there is nothing to gather: short ones then.
+    is_slow = config.needs_kvm and KVM == "software"
+    word, prefix = ("print", "TK: line ") if is_slow else ("printflood", "TK: flood ")
+    with config.vm(scenarios=("wait=128", f"{word}={lines}", "prompt", "wait=64")) as vm:
         with client(vm) as kd:
+            kd.answers["TK: your name? "] = "all of them"
             kd.link.send_reset()
-            wait_for_print(kd, "TK: flood done")
-            numbers = [int(p.split()[2]) for p in kd.prints if p.startswith("TK: flood ") and "done" not in p]
+            wait_for_print(kd, "TK: you said")
+            numbers = [int(p.split()[2]) for p in kd.prints if p.startswith(prefix) and "done" not in p]
             expect(numbers == list(range(1, lines + 1)), f"{len(numbers)} lines, in this order: {numbers[:20]} ...")
         stats = vm.stats()
         calls = max(find_number(stats, "port_calls") or 0, find_number(stats, "doorbells") or 0)
         expect((find_number(stats, "packets_out") or 0) >= lines, f"{stats}")
-        expect(0 < calls < lines, f"{calls} calls for {lines} prints: they are not gathered")
+        expect(0 < calls < lines * 3 // 4, f"{calls} calls for {lines} prints: they are not gathered")
 
 
 def wait_for_print(kd, text):
@@ -330,7 +348,7 @@ def wait_for_print(kd, text):
 
 @test(BOTH + [debugcon("x86", 1)], "DbgPrompt")
 def prompt(config):
-    with config.vm("--scenario", "wait=128,prompt,wait=64") as vm, client(vm) as kd:
+    with config.vm(scenarios=("wait=128", "prompt", "wait=64")) as vm, client(vm) as kd:
         kd.answers["TK: your name? "] = "vmkd"
         kd.link.send_reset()
         wait_for_print(kd, "TK: you said")
@@ -341,7 +359,7 @@ def prompt(config):
 def kdfiles(config):
     size = 10000
     content = bytes((i * 7 + i // 251) & 0xFF for i in range(size))
-    with config.vm("--scenario", "wait=128,kdfiles") as vm:
+    with config.vm(scenarios=("wait=128", "kdfiles")) as vm:
         with client(vm) as kd:
             kd.files = {"tkfile.sys": content}
             drive(kd, vm)
@@ -351,7 +369,7 @@ def kdfiles(config):
 
 @test(BOTH, "exceptions arrive")
 def exceptions(config):
-    with config.vm("--scenario", "wait=128,exception,wait=64") as vm, client(vm) as kd:
+    with config.vm(scenarios=("wait=128", "exception", "wait=64")) as vm, client(vm) as kd:
         codes = []
         kd.on_event = lambda event: codes.append(event.code) if isinstance(event, Stop) else None
         kd.link.send_reset()
@@ -376,7 +394,7 @@ def exceptions(config):
 
 @test(BOTH, "reboot by the debugger")
 def reboot(config):
-    with config.vm("--scenario", "counter", "--reboot") as vm, client(vm) as kd:
+    with config.vm("--reboot") as vm, client(vm) as kd:
         attach(kd)
         kd.reboot()
         event = kd.wait_event()
@@ -393,7 +411,7 @@ def reboot(config):
 
 @test(BOTH, "QMP while the guest is stopped")
 def qmp_while_stopped(config):
-    with config.vm("--scenario", "counter", "--reboot") as vm, client(vm) as kd:
+    with config.vm("--reboot") as vm, client(vm) as kd:
         attach(kd)
         for _ in range(10):
             expect(vm.qmp().call("query-status")["running"], "QMP says the VM does not run")
@@ -410,7 +428,7 @@ def qmp_while_stopped(config):
 
 @test(BOTH, "reset from outside while stopped")
 def reset_while_stopped(config):
-    with config.vm("--scenario", "counter", "--reboot") as vm, client(vm) as kd:
+    with config.vm("--reboot") as vm, client(vm) as kd:
         for _ in range(3):
             attach(kd)
             vm.qmp().call("system_reset")
@@ -424,7 +442,7 @@ def reset_while_stopped(config):
 
 @test(BOTH, "quit from outside while stopped")
 def quit_while_stopped(config):
-    with config.vm("--scenario", "counter") as vm, client(vm) as kd:
+    with config.vm() as vm, client(vm) as kd:
         attach(kd)
         vm.qmp().call("quit")
         expect(vm.wait() == 0, "the VM's exit status is not 0")
@@ -432,7 +450,7 @@ def quit_while_stopped(config):
 
 @test(BOTH, "a broker that sleeps (SIGSTOP) under load")
 def broker_sleeps(config):
-    with config.vm("--scenario", "printflood=100000") as vm, client(vm) as kd:
+    with config.vm(scenarios=("printflood=100000",)) as vm, client(vm) as kd:
         kd.link.send_reset()
         wait_for_print(kd, "TK: flood 20 ")
         broker = broker_pid(vm)
@@ -449,7 +467,7 @@ def broker_sleeps(config):
 
 @test(BOTH, "a broker that dies (SIGKILL) under load, and its successor")
 def broker_dies(config):
-    with config.vm("--scenario", "printflood=100000") as vm:
+    with config.vm(scenarios=("printflood=100000",)) as vm:
         with client(vm) as kd:
             kd.link.send_reset()
             wait_for_print(kd, "TK: flood 20 ")

@@ -14,7 +14,7 @@ from report import Report
 ROOT = Path(__file__).resolve().parent.parent
 HANG_GUARD_S = 300  # several hundred times what a test takes
 SAID_OK = re.compile(r"^(?:\[       OK \]|ok) (.+)$", re.M)
-SAID_FAILED = re.compile(r"^(?:\[  FAILED  \]|not ok) (\S+).*$", re.M)
+SAID_FAILED = re.compile(r"^(?:\[  FAILED  \] ([A-Za-z_]\w*)$|not ok (.+)$)", re.M)
 SAID_SKIPPED = re.compile(r"^\[  SKIPPED \] (\S+)$", re.M)
 SANITIZER = re.compile(r"(ERROR: \w+Sanitizer|runtime error:).*")
 
@@ -60,7 +60,7 @@ def one(program, report):
         report.ok(f"{name}/{test}")
     for test in set(SAID_SKIPPED.findall(text)):
         report.skip(f"{name}/{test}", "see its output")
-    failed = sorted(set(SAID_FAILED.findall(text)))
+    failed = sorted({a or b for a, b in SAID_FAILED.findall(text)})
     for test in failed:
         report.fail(f"{name}/{test}", "see its output")
     if status != 0 and not failed:

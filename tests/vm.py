@@ -164,8 +164,9 @@ class Vm:
                                 stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
 
     def kd(self, commands, guard=GUARD_S):
+        """`vmkd kd -b -c COMMANDS`: breaks in first."""
         self.kd_socket()
-        return self.run("kd", f"vm:{self.name}", "-c", commands, guard=guard)
+        return self.run("kd", f"vm:{self.name}", "-b", "-c", commands, guard=guard)
 
     def stats(self):
         status, text = self.run("stats", self.name, "--json")

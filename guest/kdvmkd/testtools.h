@@ -55,7 +55,12 @@ static inline void send(uint32_t kd_type, uint32_t api, uint16_t hdr_len, uint16
 	transport_send(enter(), &p);
 }
 
-static inline void send_print(uint16_t len) { send(KD_PACKET_DEBUG_IO, KD_DEBUG_IO_PRINT, KD_DEBUG_IO_SIZE, len); }
+// The kernel polls after each print (KD reference, section 2.6).
+static inline void send_print(uint16_t len)
+{
+	send(KD_PACKET_DEBUG_IO, KD_DEBUG_IO_PRINT, KD_DEBUG_IO_SIZE, len);
+	(void)transport_poll(enter()); // whether it finds a break-in is the caller's next poll's to say
+}
 static inline void send_load(void) { send(KD_PACKET_STATE_CHANGE, KD_STATE_LOAD_SYMBOLS, KD_STATE_CHANGE_SIZE, 20); }
 static inline void send_exception(void) { send(KD_PACKET_STATE_CHANGE, KD_STATE_EXCEPTION, KD_STATE_CHANGE_SIZE, 4); }
 static inline void send_reply(uint16_t len) { send(KD_PACKET_MANIPULATE, 0x3130, KD_MANIPULATE_SIZE, len); }
