@@ -405,7 +405,6 @@ static void scan_for_leader(struct kdcom *k)
 {
 	k->rx_state = KDCOM_RX_LEADER;
 	k->rx_count = 0;
-	k->rx_len = 0;
 }
 
 static void feed_leader(struct kdcom *k, uint8_t byte, struct kdcom_event *ev)

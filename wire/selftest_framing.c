@@ -89,12 +89,86 @@ static void test_output_full(struct selftest *t)
 	selftest_end(t);
 }
 
+static void fill_output(uint32_t len)
+{
+	while (len && kdcom_send_breakin(&k) == KDCOM_OK)
+		len--;
+}
+
+static void test_output_exact(struct selftest *t)
+{
+	static const uint8_t reset[16] = { 0x69, 0x69, 0x69, 0x69, 6 };
+	uint32_t need = KDCOM_FRAME_MAX + KDCOM_CONTROL_ROOM;
+	size_t used;
+	selftest_begin(t, "framing: output has just enough room, and one byte less");
+	for (uint32_t less = 0; less < 2; less++) {
+		kdcom_init(&k, KDCOM_DEBUGGER);
+		fill_output(KDCOM_OUTPUT_SIZE - need + less);
+		CHECK(t, kdcom_send(&k, 2, bytes, 4000, NULL, 0, 0) == (less ? KDCOM_E_FULL : KDCOM_OK));
+		// The same for a repetition, which waits for room.
+		kdcom_init(&k, KDCOM_TARGET);
+		CHECK(t, kdcom_send(&k, 7, bytes, 4000, NULL, 0, 0) == KDCOM_OK);
+		fill_output(KDCOM_OUTPUT_SIZE - KDCOM_FRAME_MAX - KDCOM_HEAD - need + less);
+		CHECK(t, feed(reset, 16, &used) == KDCOM_EV_RESET);
+		CHECK(t, output_len() == KDCOM_OUTPUT_SIZE - (less ? need - 1 : KDCOM_CONTROL_ROOM));
+	}
+	selftest_end(t);
+}
+
+static void test_many_resets(struct selftest *t)
+{
+	static const uint8_t reset[16] = { 0x69, 0x69, 0x69, 0x69, 6 };
+	struct kdcom_event ev;
+	size_t used;
+	selftest_begin(t, "framing: more RESETs without an answer than can be counted");
+	kdcom_init(&k, KDCOM_DEBUGGER);
+	for (unsigned i = 0; i < 300; i++) {
+		CHECK(t, kdcom_send_reset(&k) == KDCOM_OK);
+		kdcom_output_consume(&k, KDCOM_HEAD);
+	}
+	for (unsigned i = 0; i < 256; i++) {
+		kdcom_feed(&k, reset, 16, &used, &ev);
+		CHECK(t, ev.kind == KDCOM_EV_RESET && ev.is_answer == (i < 255));
+	}
+	selftest_end(t);
+}
+
+// A new session on the same stream: nothing of the old one is left.
+static void test_restart(struct selftest *t)
+{
+	static const uint8_t reset[16] = { 0x69, 0x69, 0x69, 0x69, 6 };
+	struct kdcom_event ev;
+	size_t used;
+	selftest_begin(t, "framing: restart");
+	kdcom_init(&k, KDCOM_TARGET);
+	kdcom_expect(&k, KD_PACKET_MANIPULATE);
+	CHECK(t, kdcom_send_reset(&k) == KDCOM_OK);
+	CHECK(t, kdcom_send(&k, 7, bytes, 240, NULL, 0, 0) == KDCOM_OK);
+	kdcom_restart(&k);
+	CHECK(t, !kdcom_is_sending(&k) && k.want == 0 && k.next_id == (KDCOM_ID_INITIAL | KDCOM_ID_SYNC));
+	CHECK(t, output_len() == 16 + 257); // what was said is said
+	kdcom_feed(&k, reset, 16, &used, &ev);
+	CHECK(t, ev.kind == KDCOM_EV_RESET && !ev.is_answer);
+
+	kdcom_init(&k, KDCOM_DEBUGGER);
+	CHECK(t, feed(frame, zero_frame(2, KDCOM_ID_INITIAL | KDCOM_ID_SYNC, 56), &used) == KDCOM_EV_PACKET);
+	CHECK(t, kdcom_is_in_step(&k));
+	CHECK(t, kdcom_send(&k, 2, bytes, 56, NULL, 0, 0) == KDCOM_OK);
+	CHECK(t, feed(frame, zero_frame(2, KDCOM_ID_INITIAL | 1u, 56), &used) == KDCOM_EV_SENT); // and a packet behind it
+	kdcom_restart(&k);
+	CHECK(t, !kdcom_is_in_step(&k));
+	CHECK(t, feed(frame, 0, &used) == KDCOM_EV_NONE);
+	CHECK(t, feed(frame, zero_frame(2, KDCOM_ID_INITIAL | 1u, 56), &used) == KDCOM_EV_PACKET); // any id again
+	selftest_end(t);
+}
+
 // Doubled packets make one ACK each. A peer that does not read them must be made to wait, and gets every ACK in the end.
 static void test_blocked(struct selftest *t)
 {
 	unsigned consumed = 0;
 	selftest_begin(t, "framing: a peer that sends and does not read");
 	kdcom_init(&k, KDCOM_TARGET);
+	fill_output(KDCOM_OUTPUT_SIZE % KDCOM_HEAD); // so that the last ACK meets exactly the room it needs
 	size_t len = zero_frame(KD_PACKET_DEBUG_IO, KDCOM_ID_INITIAL | 1u, 16);
 	unsigned count = 0;
 	for (unsigned i = 0; i < 2000; i++) {
@@ -105,6 +179,7 @@ static void test_blocked(struct selftest *t)
 			count++;
 			consumed += (unsigned)(output_len() / KDCOM_HEAD);
 			kdcom_output_consume(&k, output_len());
+			fill_output(KDCOM_OUTPUT_SIZE % KDCOM_HEAD);
 		}
 	}
 	consumed += (unsigned)(output_len() / KDCOM_HEAD);
@@ -148,6 +223,8 @@ static void test_one_copy(struct selftest *t)
 	kdcom_timer(&k, 5000, &ev);
 	(void)feed(resend, 16, &used);
 	CHECK(t, output_len() == 257 && k.counters.retransmissions == 0);
+	kdcom_timer(&k, 5001, &ev);
+	CHECK(t, kdcom_deadline(&k) == 5001 + KDCOM_TARGET_RETRY_MS);
 	kdcom_output_consume(&k, 256);
 	(void)feed(resend, 16, &used);
 	CHECK(t, output_len() == 1);
@@ -180,6 +257,11 @@ static void test_deadline(struct selftest *t)
 	CHECK(t, k.counters.truncated == 1);
 	kdcom_cancel(&k);
 	CHECK(t, kdcom_deadline(&k) == KDCOM_NO_DEADLINE);
+	CHECK(t, kdcom_send_reset(&k) == KDCOM_OK);
+	kdcom_timer(&k, 100000, &ev);
+	CHECK(t, kdcom_deadline(&k) == 100000 + KDCOM_RESET_FORGET_MS);
+	kdcom_timer(&k, 100000 + KDCOM_RESET_FORGET_MS, &ev);
+	CHECK(t, kdcom_deadline(&k) == KDCOM_NO_DEADLINE);
 	selftest_end(t);
 }
 
@@ -188,6 +270,9 @@ void selftest_framing(struct selftest *t)
 	test_pieces(t);
 	test_send_sizes(t);
 	test_output_full(t);
+	test_output_exact(t);
+	test_many_resets(t);
+	test_restart(t);
 	test_blocked(t);
 	test_storm(t);
 	test_one_copy(t);

@@ -251,6 +251,7 @@ static bool play_counter(const char *s)
 #define X(field) { #field, &play.k.counters.field }
 		X(duplicates), X(unwanted), X(stray_acks), X(stray_resends), X(bad_size), X(bad_trailer), X(bad_checksum),
 		X(bad_control), X(truncated), X(noise), X(implied_acks), X(given_up), X(resets_in), X(resets_out),
+		X(acks_in), X(acks_out), X(resends_in), X(resends_out),
 		X(retransmissions), X(packets_in), X(packets_out), X(breakins), X(timeouts),
 #undef X
 	};
