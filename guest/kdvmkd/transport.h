@@ -33,7 +33,7 @@
 #define SECOND_CYCLES 3000000000ull       // 1 s: where InterruptTime stands still
 #define SECOND_CYCLES_MAX 12000000000ull  // 4 s: however slowly InterruptTime goes
 // 200 ms for the host to read a doorbell byte: then it is not there. Paid once; while the byte stays unread nobody waits again.
-// (50 ms were tried: a host process on a machine with a load of 17 on 2 CPUs is late by that.)
+// (A guess on the safe side: a host process on a busy machine can be late by tens of milliseconds. Not measured.)
 #define RING_CYCLES 600000000ull
 #define HELLO_CYCLES 600000000ull         // 200 ms for a registration: the host reads the guest's memory map first
 #define REPLY_CYCLES 3000000000ull        // 1 s for an answer after the byte was read: the host is there, and maybe busy
