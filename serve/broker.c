@@ -24,6 +24,9 @@
 	X(retransmissions) X(given_up) X(implied_acks) X(duplicates) X(unwanted) X(bad_size) X(bad_trailer) X(bad_checksum) \
 	X(bad_control) X(truncated) X(noise) X(blocked)
 
+// A client that acknowledged nothing for so long does not read: the guest is not made to wait for it any longer.
+#define STALL_MS 1000u
+
 struct client_sums {
 #define X(name) uint64_t name;
 	CLIENT_COUNTER_LIST(X)
@@ -54,6 +57,9 @@ struct broker {
 	struct loop_timer session_timer;
 	struct loop_timer reaper; // frees a client outside of its own callback
 	struct client *leaving;
+	bool is_held;          // the guest is held back for the client
+	bool is_stalled;       // ... which does not read
+	struct loop_timer stall;
 	struct ctl *ctl;
 	struct listener kd, tcp;
 	char kd_path[RUNDIR_PATH_MAX];
@@ -146,6 +152,30 @@ static void flush_client(struct broker *b)
 		client_flush(b->client);
 }
 
+// Hold the guest back while a client that reads is behind.
+static void balance(struct broker *b)
+{
+	size_t limit = b->is_held ? SESSION_QUEUE_RESUME : SESSION_QUEUE_FULL;
+	bool is_held = b->client && !b->is_stalled && b->session.queue_len > limit;
+
+	if (is_held == b->is_held)
+		return;
+	b->is_held = is_held;
+	if (is_held)
+		loop_timer_arm(b->loop, &b->stall, STALL_MS);
+	else
+		loop_timer_cancel(b->loop, &b->stall);
+	b->link->ops->hold(b->link, is_held);
+}
+
+static void on_stall(struct loop_timer *timer)
+{
+	struct broker *b = timer->arg;
+
+	b->is_stalled = true;
+	balance(b);
+}
+
 static void on_session_timer(struct loop_timer *timer)
 {
 	struct broker *b = timer->arg;
@@ -197,6 +227,7 @@ static void link_packet(void *arg, const struct link_head *head, const uint8_t *
 
 	session_guest_packet(&b->session, head->seq, head->kd_type, head->hdr_len, body, head->body_len,
 			     head->flags & LINK_F_WAITS ? head->want : 0);
+	balance(b);
 	flush_client(b);
 }
 
@@ -246,6 +277,9 @@ static void from_client_sent(void *arg)
 {
 	struct broker *b = arg;
 
+	b->is_stalled = false;
+	if (b->is_held)
+		loop_timer_arm(b->loop, &b->stall, STALL_MS);
 	session_client_sent(&b->session);
 }
 
@@ -279,6 +313,7 @@ static bool client_reply_is_near(void *arg)
 
 static void client_turn(void *arg)
 {
+	balance(arg);
 	arm_session_timer(arg);
 }
 
@@ -307,6 +342,8 @@ static void client_has_left(void *arg)
 	b->client = NULL;
 	loop_timer_arm(b->loop, &b->reaper, 0);
 	session_client_left(&b->session);
+	b->is_stalled = false;
+	balance(b);
 	arm_session_timer(b);
 }
 
@@ -576,6 +613,7 @@ struct error *broker_create(struct loop *loop, const struct broker_options *o, s
 	b->started = time(NULL);
 	b->kd.fd = b->tcp.fd = b->kd.source.fd = b->tcp.source.fd = -1;
 	b->session_timer = (struct loop_timer){ .fn = on_session_timer, .arg = b };
+	b->stall = (struct loop_timer){ .fn = on_stall, .arg = b };
 	b->reaper = (struct loop_timer){ .fn = reap, .arg = b };
 	session_init(&b->session, &session_ops, b);
 	error = start(b, o);
@@ -597,6 +635,7 @@ void broker_destroy(struct broker *b)
 	listener_stop(b, &b->tcp);
 	loop_timer_cancel(b->loop, &b->session_timer);
 	loop_timer_cancel(b->loop, &b->reaper);
+	loop_timer_cancel(b->loop, &b->stall);
 	client_destroy(b->leaving);
 	client_destroy(b->client);
 	ctl_destroy(b->ctl);

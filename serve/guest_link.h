@@ -35,6 +35,9 @@ struct guest_link_ops {
 	void (*breakin)(struct guest_link *link);
 	void (*breakin_cancel)(struct guest_link *link);
 	void (*resend)(struct guest_link *link);
+	// Take no more from the guest for now (or again): the debugger is behind. The guest's DbgPrint then waits, as it does for a debugger
+	// on a wire, for as long as both ends put up with it. A wait and what rides on it is never held back.
+	void (*hold)(struct guest_link *link, bool is_held);
 	void (*ask_stats)(struct guest_link *link); // -> events.stats, soon, if the link is up
 	void (*destroy)(struct guest_link *link);
 };

@@ -61,6 +61,7 @@ struct link_debugcon {
 
 	struct loop_timer owed;  // something happened inside an op: tell it from the loop
 	bool is_stats_asked;
+	bool is_held;
 	struct call call;
 };
 
@@ -110,11 +111,17 @@ static void give_message(struct link_debugcon *d, const struct call_message *mes
 	}
 }
 
+// The guest that makes this call waits for its answer, about a second at most, unless it runs into a wait of its own.
+static bool is_held_back(const struct link_debugcon *d)
+{
+	return d->is_held && d->call.state == CALL_ST_COLLECTING && call_patience(&d->call) == CALL_WAITS_NOT;
+}
+
 static void drive(struct link_debugcon *d)
 {
 	struct call_message message;
 
-	for (;;) {
+	while (!is_held_back(d)) {
 		switch (call_step(&d->call, now_ms(), &message)) {
 		case CALL_SEND:
 			// Sent first: what the session answers at once must find the wait open.
@@ -486,6 +493,15 @@ static void debugcon_resend(struct guest_link *link)
 	settle_in_op(d);
 }
 
+static void debugcon_hold(struct guest_link *link, bool is_held)
+{
+	struct link_debugcon *d = (struct link_debugcon *)link;
+
+	d->is_held = is_held;
+	if (!is_held)
+		loop_timer_arm(link->loop, &d->owed, 0);
+}
+
 static void debugcon_ask_stats(struct guest_link *link)
 {
 	struct link_debugcon *d = (struct link_debugcon *)link;
@@ -518,6 +534,7 @@ static const struct guest_link_ops debugcon_ops = {
 	.breakin = debugcon_breakin,
 	.breakin_cancel = debugcon_breakin_cancel,
 	.resend = debugcon_resend,
+	.hold = debugcon_hold,
 	.ask_stats = debugcon_ask_stats,
 	.destroy = debugcon_destroy,
 };

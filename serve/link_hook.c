@@ -36,6 +36,7 @@ struct link_hook {
 	uint32_t deliver_seq;
 	struct out_message *out, **out_end;
 	unsigned out_count;
+	bool is_held;
 	uint8_t in[sizeof(struct link_head) + LINK_BODY_MAX + 1] __attribute__((aligned(8)));
 };
 
@@ -85,7 +86,16 @@ static void refuse(struct link_hook *h, const char *why)
 
 static void watch(struct link_hook *h)
 {
-	loop_change(h->base.loop, &h->source, h->out ? EPOLLIN | EPOLLOUT : EPOLLIN);
+	loop_change(h->base.loop, &h->source, (h->is_held ? 0u : (uint32_t)EPOLLIN) | (h->out ? (uint32_t)EPOLLOUT : 0u));
+}
+
+// What is not read stays in the socket; when that is full, the library makes the vCPU wait a little (vmm/park.c).
+static void hook_hold(struct guest_link *link, bool is_held)
+{
+	struct link_hook *h = (struct link_hook *)link;
+
+	h->is_held = is_held;
+	watch(h);
 }
 
 static void queue_message(struct link_hook *h, const struct link_head *head, const uint8_t *body)
@@ -279,7 +289,7 @@ static bool receive_one(struct link_hook *h)
 	else
 		take_message(h, &head, body);
 	// Only a print is likely to be followed by another message: after a wait the guest sleeps until it is answered.
-	return h->fd >= 0 && head.type == LINK_PACKET && !(head.flags & LINK_F_WAITS);
+	return h->fd >= 0 && !h->is_held && head.type == LINK_PACKET && !(head.flags & LINK_F_WAITS);
 }
 
 static void on_socket(struct loop_source *source, uint32_t events)
@@ -302,7 +312,7 @@ static void try_connect(struct loop_timer *timer)
 	struct error *error = sock_connect_unix(h->path, SOCK_SEQPACKET, SOCK_NONBLOCK, &h->fd);
 
 	if (!error)
-		error = loop_add(h->base.loop, &h->source, h->fd, EPOLLIN, on_socket, h);
+		error = loop_add(h->base.loop, &h->source, h->fd, h->is_held ? 0 : EPOLLIN, on_socket, h);
 	if (error) {
 		if (h->fd >= 0)
 			close(h->fd);
@@ -332,6 +342,7 @@ static const struct guest_link_ops hook_ops = {
 	.breakin = hook_breakin,
 	.breakin_cancel = hook_breakin_cancel,
 	.resend = hook_resend,
+	.hold = hook_hold,
 	.ask_stats = hook_ask_stats,
 	.destroy = hook_destroy,
 };

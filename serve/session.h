@@ -18,7 +18,7 @@
 //
 // Rules: one thread; ops must not call back into the session. Packets accepted from a client are executed exactly once, even if the client
 // leaves; replies go to the client that asked or to nobody. Memory is bounded: SESSION_QUEUE_MAX bytes wait for a slow
-// client, then the oldest prints are dropped and counted. Bodies come from the guest or from a client and are never trusted to
+// client that has stopped reading, then the oldest prints are dropped and counted. Bodies come from the guest or from a client and are never trusted to
 // be longer than body_len says.
 #ifndef SERVE_SESSION_H
 #define SERVE_SESSION_H
@@ -33,6 +33,9 @@
 #define SESSION_BODY_MAX LINK_BODY_MAX
 // About 3000 debug prints of 64 bytes: minutes of a chatty boot, and nothing that a host notices.
 #define SESSION_QUEUE_MAX (256u * 1024u)
+// Above FULL the guest is asked to hold back, until there is less than RESUME: a client that reads loses nothing.
+#define SESSION_QUEUE_FULL (SESSION_QUEUE_MAX / 2)
+#define SESSION_QUEUE_RESUME (SESSION_QUEUE_FULL - 4096u)
 #define SESSION_HISTORY_MAX (64u * 1024u) // DbgPrint text kept for people
 // How long the client may think about a reboot notice before the new boot's packets follow. Only a client that ignores
 // the notice ever waits so long.
