@@ -21,6 +21,7 @@
 #define SET_USER_MEMORY_REGION2 _IOC(_IOC_WRITE, KVMIO, 0x49, 160)
 
 #define CR0_PE 1u
+#define SYNC_REGS ((uint64_t)(KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS))
 
 struct hook hook = { .lock = PTHREAD_MUTEX_INITIALIZER, .wake_fd = -1 };
 
@@ -44,6 +45,11 @@ int hook_next_ioctl(int fd, unsigned long request, void *arg)
 
 // ---- Ending a registration ----------------------------------------------------------------------
 
+static void note_guest(void)
+{
+	__atomic_store_n(&hook.has_guest, hook.call.area.is_registered, __ATOMIC_RELAXED);
+}
+
 // What the guest has left in its ring is collected as far as the socket takes it; what is `at_once` ends there.
 static void end_locked(const struct vm *vm, uint32_t gone, bool at_once)
 {
@@ -53,6 +59,7 @@ static void end_locked(const struct vm *vm, uint32_t gone, bool at_once)
 	link_settle();
 	if (at_once)
 		call_cut(&hook.call, gone);
+	note_guest();
 	park_wake();
 }
 
@@ -112,20 +119,49 @@ static uint32_t answer_locked(struct vcpu *v, const struct call_args *args, bool
 	if (code == CALL_PENDING)
 		code = park_call(v, ret_is_kicked);
 	link_settle();
+	note_guest();
 	return code;
 }
 
-static enum port_outcome port_call(struct vcpu *v)
+// Registers by ioctl cost as much as the rest of a call, those that KVM leaves in kvm_run almost nothing; but KVM writes them
+// at every exit, so it is asked to only while there is a guest module.
+// -> true: the next exit brings the registers.
+static bool want_registers(struct vcpu *v)
+{
+	uint64_t valid = v->run->kvm_valid_regs;
+	if (v->vm->has_sync_regs && __atomic_load_n(&hook.has_guest, __ATOMIC_RELAXED)) {
+		v->sync_added |= SYNC_REGS & ~valid;
+		if (~valid & SYNC_REGS)
+			v->run->kvm_valid_regs = valid | SYNC_REGS;
+		return true;
+	}
+	if (v->sync_added) {
+		v->run->kvm_valid_regs = valid & ~v->sync_added;
+		v->sync_added = 0;
+	}
+	return false;
+}
+
+// The registers of a call of ours. -> false: another program's use of the port.
+static bool read_registers(const struct vcpu *v, bool has_registers, struct kvm_regs *ret, struct kvm_sregs *ret_s)
+{
+	if (has_registers)
+		*ret = v->run->s.regs.regs;
+	else if (hook_next_ioctl(v->fd, KVM_GET_REGS, ret))
+		return false;
+	if ((uint32_t)ret->rax != PORTCALL_MAGIC || (uint16_t)ret->rcx != PORTCALL_COMMAND)
+		return false;
+	if (has_registers)
+		*ret_s = v->run->s.regs.sregs;
+	return has_registers || !hook_next_ioctl(v->fd, KVM_GET_SREGS, ret_s);
+}
+
+static enum port_outcome port_call(struct vcpu *v, bool has_registers)
 {
 	struct kvm_regs regs;
 	struct kvm_sregs sregs;
-	if (hook_next_ioctl(v->fd, KVM_GET_REGS, &regs))
+	if (!read_registers(v, has_registers, &regs, &sregs))
 		return PORT_NOT_OURS;
-	if ((uint32_t)regs.rax != PORTCALL_MAGIC || (uint16_t)regs.rcx != PORTCALL_COMMAND)
-		return PORT_NOT_OURS;
-	if (hook_next_ioctl(v->fd, KVM_GET_SREGS, &sregs))
-		return PORT_NOT_OURS;
-
 	bool is_kicked = false;
 	uint32_t code = 0;
 	bool is_ours = is_cpl0(&sregs);
@@ -176,6 +212,7 @@ static int run_vcpu(struct vcpu *v, void *arg)
 	for (;;) {
 		if (freeze_is_on(v->vm) && freeze_sleep(v))
 			return leave_for_kick(v, arg);
+		bool has_registers = want_registers(v);
 		int result = hook_next_ioctl(v->fd, KVM_RUN, arg);
 		if (result) {
 			if (errno == EINTR)
@@ -188,7 +225,7 @@ static int run_vcpu(struct vcpu *v, void *arg)
 		}
 		if (!is_port_exit(v->run))
 			return result;
-		switch (port_call(v)) {
+		switch (port_call(v, has_registers)) {
 		case PORT_NOT_OURS:
 			return result;
 		case PORT_KICKED:
@@ -216,9 +253,11 @@ static void start_once(void)
 static void vm_created(int kvm_fd, int vm_fd)
 {
 	int run_size = hook_next_ioctl(kvm_fd, KVM_GET_VCPU_MMAP_SIZE, NULL);
+	int sync = hook_next_ioctl(kvm_fd, KVM_CHECK_EXTENSION, (void *)KVM_CAP_SYNC_REGS);
+	bool has_sync_regs = sync > 0 && ((unsigned)sync & SYNC_REGS) == SYNC_REGS;
 	pthread_mutex_lock(&hook.lock);
 	start_once();
-	struct vm *vm = hook.is_active ? vm_add(vm_fd, run_size) : NULL;
+	struct vm *vm = hook.is_active ? vm_add(vm_fd, run_size, has_sync_regs) : NULL;
 	if (vm)
 		end_locked(vm, LINK_GONE_AREA, true); // an earlier VM of this descriptor
 	pthread_mutex_unlock(&hook.lock);

@@ -16,6 +16,7 @@ struct hook {
 	pthread_mutex_t lock;
 	bool is_active;        // the link is open; else the library lets everything pass
 	struct call call;
+	bool has_guest;        // a module is registered; read without the lock, as a hint
 	struct vm *owner;      // the VM whose guest is, or was last, registered
 	struct vcpu *caller;   // the vCPU that made the last call
 	int wake_fd;           // eventfd: wakes the vCPU that sleeps in park_call

@@ -22,7 +22,7 @@ struct vm *vm_find(int fd)
 	return NULL;
 }
 
-struct vm *vm_add(int fd, int run_size)
+struct vm *vm_add(int fd, int run_size, bool has_sync_regs)
 {
 	struct vm *vm = vm_find(fd);
 	if (!vm)
@@ -31,6 +31,7 @@ struct vm *vm_add(int fd, int run_size)
 		return NULL;
 	vm->fd = fd;
 	vm->run_size = run_size;
+	vm->has_sync_regs = has_sync_regs;
 	vm->slot_count = vm->range_count = 0;
 	vm->vcpus = NULL;
 	return vm;

@@ -24,6 +24,7 @@ struct vm_slot {
 struct vm {
 	int fd; // -1: free
 	int run_size; // bytes of a vCPU's kvm_run mapping
+	bool has_sync_regs; // KVM can leave the registers in kvm_run at each exit
 	struct vm_slot *slots;
 	uint32_t slot_count, slot_capacity;
 	struct gpa_range *ranges; // the slots that are writable RAM; as many entries allocated as slots
@@ -38,10 +39,11 @@ struct vcpu {
 	struct vcpu *next; // of the VM
 	struct kvm_run *run;
 	pid_t tid; // the thread that runs it; 0: none has yet
+	uint64_t sync_added; // bits of kvm_valid_regs that are ours, not the VMM's
 };
 
 // A VM was created as descriptor fd. NULL: too many. An entry of the same descriptor is taken over, emptied.
-struct vm *vm_add(int fd, int run_size);
+struct vm *vm_add(int fd, int run_size, bool has_sync_regs);
 // NULL: not one of ours.
 struct vm *vm_find(int fd);
 
