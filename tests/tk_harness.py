@@ -14,10 +14,10 @@ class Skip(Exception):
     """The case does not apply here; the text says why."""
 
 
-def case(*scenarios, cpus=1, set_words=("break",), arch=None, attach=True, more=()):
+def case(*scenarios, cpus=1, set_words=("break",), arch=None, attach=True, link=None, more=()):
     """A case that boots its own kernel. It is called with the machine and a client that waits in the first stop."""
     def register(function):
-        CASES.append((function.__name__, function, scenarios, cpus, set_words, arch, attach, more))
+        CASES.append((function.__name__, function, scenarios, cpus, set_words, arch, attach, link, more))
         return function
     return register
 
@@ -130,9 +130,11 @@ def verdict_case(name, *scenarios, **more):
 
 
 def run_case(options, arch, entry):
-    name, function, scenarios, cpus, set_words, only, attach, more = entry
+    name, function, scenarios, cpus, set_words, only, attach, link, more = entry
     if only is not None and only != arch:
         raise Skip(f"{only} only")
+    if link is not None and options.link not in link.split():
+        raise Skip(f"not with --link {options.link}")
     with Machine(options, arch, scenarios, cpus, set_words, more) as m:
         if attach:
             first = m.kd.attach(break_in="break" not in set_words)

@@ -4,7 +4,7 @@ import struct
 import time
 
 from kdclient import API, BREAKPOINT, DATA_MAX, MANIPULATE, RESEND, control_frame, frame
-from tk_harness import case, check, equal, verdict_case
+from tk_harness import case, check, equal, pump_to_end, verdict_case
 
 
 @case()
@@ -33,6 +33,29 @@ def damaged_requests(m):
             pass
         check(got is not None, f"a damaged {name} is answered with RESEND")
     equal(kd.version().protocol, 6, "a good request afterwards")
+
+
+@case()
+def repeated_request(m):
+    """The debugger did not see the ACK and repeats: acknowledged again, executed once."""
+    kd, bench = m.kd, m.symbols()["TkBench"]
+    counter = bench + 0x20 + 8 * (API["QueryMemory"] - 0x3130)
+    before = kd.read_u64(counter)
+    body = struct.pack("<IHHII", API["QueryMemory"], 0, 0, 0, 0) + bytes(40)
+    kd.link.write(frame(MANIPULATE, kd.link.next_id, body) * 3)
+    kd.request_raw(API["QueryMemory"])
+    equal(kd.read_u64(counter), before + 1, "requests executed")
+
+
+@case(link="serial")
+def break_in_while_stopped(m):
+    """A break-in byte that meets a stopped target's UART is remembered. A broker may know better: the target is stopped."""
+    m.run_to_ready()
+    kd = m.kd
+    kd.link.write(b"b")
+    equal(kd.version().protocol, 6, "a request behind it")
+    kd.resume()
+    equal(kd.wait_stop().code, BREAKPOINT, "stopped again")
 
 
 @case()
@@ -65,6 +88,14 @@ def hibernate(m):
     kd.on_event = notices.append
     lines = [t for t in kd.prints if "resumed, line" in t]
     equal(lines, [f"TK: resumed, line {i} of 5\n" for i in range(1, 6)], "every line after the resume")
+    equal(m.vm.wait(), 0, "exit status")
+
+
+@case("readonlyshared", "poweroff", link="debugcon hook")
+def read_only_shared_data(m):
+    """A kernel whose KUSER_SHARED_DATA is read-only: the module must use RtlSetSystemGlobalData."""
+    m.kd.resume()
+    pump_to_end(m)
     equal(m.vm.wait(), 0, "exit status")
 
 

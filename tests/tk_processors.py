@@ -69,6 +69,15 @@ def breakpoints_on_all_cpus(m):
         check(stop.processor in (1, 2), f"CPU {stop.processor} ran into a breakpoint in TkSpin")
 
 
+@case("smpprint=40", cpus=3)
+def prints_of_all_cpus(m):
+    m.kd.resume()
+    m.kd.wait_print("all CPUs have spoken")
+    for cpu in range(3):
+        lines = [t for t in m.kd.prints if t.startswith(f"TK: CPU {cpu} ")]
+        equal(lines, [f"TK: CPU {cpu} says line {i}\n" for i in range(1, 41)], f"the lines of CPU {cpu}")
+
+
 @case("counter", cpus=2)
 def hardware_breakpoint_leaves_others(m):
     """Dr7 of Continue2 goes to every CPU; an address that only one CPU touches stops that one."""

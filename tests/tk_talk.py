@@ -18,7 +18,8 @@ def break_into_prints(m):
     m.kd.resume()
     m.kd.wait_print("flood 5 ")
     m.kd.break_in()
-    check("flood 400 " not in "".join(m.kd.prints), "broken in before the end")
+    if m.options.link == "serial":  # the other links carry prints by the hundred
+        check("flood 400 " not in "".join(m.kd.prints), "broken in before the end")
     m.kd.resume()
     m.kd.wait_print("flood done")
     numbers = [int(t.split()[2]) for t in m.kd.prints if t.startswith("TK: flood ") and t.split()[2].isdigit()]
@@ -134,7 +135,10 @@ def reconnect_after_reboot(m):
 @case(set_words=())
 def attach_late(m):
     """Nobody listened at boot; a break-in finds the kernel all the same."""
-    equal(m.kd.read_virtual(m.kd.version().kern_base, 2), b"MZ", "memory")
+    m.kd.version()
+    _block, raw = m.kd.kdbg()
+    start = int.from_bytes(raw[0x1E0:0x1E8], "little")
+    check(b"TK: up" in m.kd.read_virtual(start, 1024), "the prints are in KdPrintCircularBuffer")
     m.kd.resume()
     for _ in range(3):
         equal(m.kd.break_in().code, BREAKPOINT, "broken in")

@@ -81,6 +81,36 @@ static void run_smp(uint64_t arg)
     TkSpinBoot();
 }
 
+static uint32_t talk_lines;
+static volatile uint32_t talkers_done;
+
+// All CPUs want to own the debugger at the same time, hundreds of times.
+static void talk(void)
+{
+    unsigned cpu = hal_cpu_index();
+
+    for (uint32_t i = 1; i <= talk_lines; i++)
+        DbgPrint("TK: CPU %u says line %u\n", cpu, i);
+    __atomic_add_fetch(&talkers_done, 1, __ATOMIC_SEQ_CST);
+}
+
+static void talk_and_idle(void)
+{
+    talk();
+    hal_idle_forever();
+}
+
+static void run_smpprint(uint64_t lines)
+{
+    talk_lines = (uint32_t)(lines != 0 ? lines : 50);
+    for (unsigned cpu = 1; cpu < hal_cpu_count(); cpu++)
+        nt_cpu_divert(cpu, talk_and_idle);
+    talk();
+    while (talkers_done < hal_cpu_count())
+        hal_halt();
+    DbgPrint("TK: all CPUs have spoken\n");
+}
+
 static void run_bench(uint64_t arg)
 {
     (void)arg;
@@ -91,6 +121,8 @@ static void run_bench(uint64_t arg)
 const struct scenario scenarios_run[] = {
     {.name = "counter", .help = "calls TkTick(1) and TkOuter for ever", .run = run_counter},
     {.name = "smp", .help = "every CPU spins in TkSpin (the first in TkSpinBoot) and counts in TkCpuCounters", .run = run_smp},
+    {.name = "smpprint", .help = "every CPU prints smpprint=N lines at the same time, 50 without N",
+     .run = run_smpprint},
     {.name = "bench", .help = "measures the TSC for the mailbox TkBench, then idles", .run = run_bench},
     {0},
 };
