@@ -270,8 +270,8 @@ COMMAND(cmd_lm)
 
 	if (error)
 		return error;
-	session_forget_modules(console); // what is asked for is what is there now
-	error = session_modules(console, &modules);
+	names_forget(&console->names); // what is asked for is what is there now
+	error = names_modules(&console->names, console->target, &modules);
 	if (error)
 		return error;
 	bool is_32bit = session_is_32bit(console);
@@ -300,8 +300,8 @@ COMMAND(cmd_reload)
 
 	if (*arguments != '\0')
 		return console_usage(name);
-	session_forget_modules(console);
-	return session_modules(console, &modules);
+	names_forget(&console->names);
+	return names_modules(&console->names, console->target, &modules);
 }
 
 // ---- ~ -------------------------------------------------------------------------------------------------------------------------
@@ -313,7 +313,7 @@ static struct vmkd_error *show_processor(struct console *console, uint32_t proce
 	size_t size;
 	uint64_t pc = 0;
 	struct vmkd_register reg;
-	char address[FORMAT_ADDRESS_MAX], symbol[FORMAT_SYMBOL_MAX];
+	char address[FORMAT_ADDRESS_MAX], symbol[NAMES_TEXT_MAX];
 	struct vmkd_error *error = vmkd_target_context_get(console->target, processor, context, sizeof(context), &size);
 
 	if (error)
@@ -321,7 +321,7 @@ static struct vmkd_error *show_processor(struct console *console, uint32_t proce
 	if (vmkd_register_find(arch, arch == VMKD_ARCH_X86 ? "eip" : "rip", &reg) && (size_t)reg.offset + reg.size <= size)
 		memcpy(&pc, context + reg.offset, reg.size); // little-endian host
 	fprintf(console->out, "%c %2u  pc %s  %s\n", processor == vmkd_target_processor(console->target) ? '.' : ' ', processor,
-		format_address(address, pc, arch == VMKD_ARCH_X86), format_symbol(symbol, pc, session_module_of(console, pc)));
+		format_address(address, pc, arch == VMKD_ARCH_X86), session_describe(console, pc, symbol));
 	return NULL;
 }
 

@@ -292,12 +292,12 @@ static struct vmkd_error *unassemble(struct console *console, uint64_t address, 
 	uint8_t bytes[DUMP_BUFFER];
 	size_t done = 0, at = 0;
 	struct disasm instruction;
-	char symbol[FORMAT_SYMBOL_MAX];
+	char symbol[NAMES_TEXT_MAX];
 	struct vmkd_error *fault = NULL, *error = session_arch(console, &arch);
 
 	if (error)
 		return error;
-	fprintf(console->out, "%s:\n", format_symbol(symbol, address, session_module_of(console, address)));
+	fprintf(console->out, "%s:\n", session_describe(console, address, symbol));
 	for (uint64_t i = 0; i < count && (end == 0 || address + at < end); i++) {
 		if (done - at < DISASM_LENGTH_MAX) {
 			address += at;

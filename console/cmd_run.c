@@ -196,14 +196,14 @@ COMMAND(cmd_bl)
 	struct vmkd_breakpoint bp;
 	bool is_stopped = vmkd_target_state(console->target) == VMKD_STATE_STOPPED;
 	bool is_32bit = is_stopped && session_is_32bit(console);
-	char address[FORMAT_ADDRESS_MAX], symbol[FORMAT_SYMBOL_MAX];
+	char address[FORMAT_ADDRESS_MAX], symbol[NAMES_TEXT_MAX];
 
 	if (*arguments != '\0')
 		return console_usage(name);
 	for (uint32_t i = 0; vmkd_breakpoint_at(console->target, i, &bp); i++)
 		fprintf(console->out, "%2u %c Disable Clear  %s  hits %" PRIu64 "  %s\n", bp.id, bp.is_enabled ? 'e' : 'd',
 			format_address(address, bp.address, is_32bit), bp.hits,
-			format_symbol(symbol, bp.address, is_stopped ? session_module_of(console, bp.address) : NULL));
+			is_stopped ? session_describe(console, bp.address, symbol) : "");
 	return NULL;
 }
 
@@ -288,7 +288,7 @@ COMMAND(cmd_reboot)
 	struct vmkd_error *error = vmkd_target_reboot(console->target);
 	if (!error)
 		fputs("The target restarts.\n", console->out);
-	session_forget_modules(console);
+	names_forget(&console->names);
 	return error;
 }
 

@@ -162,7 +162,7 @@ static struct vmkd_error *resolve_name(struct parser *p, const char *name, uint6
 		return error;
 	if (strchr(name, '!'))
 		return vmkd_error_create(VMKD_E_ARGUMENT,
-				    "cannot resolve '%.80s': no symbols are loaded; expected an address, such as nt+1000", name);
+				    "cannot resolve '%.80s': its module exports no such name, and no symbols are loaded; try an address, such as nt+1000", name);
 	return vmkd_error_create(VMKD_E_ARGUMENT,
 			    "cannot resolve '%.80s': expected a number (hexadecimal, or 0n…), a register (@rax) or a module "
 			    "(lm lists them)",

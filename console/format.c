@@ -213,17 +213,6 @@ const char *format_exception_name(uint32_t code)
 	return "Unknown exception";
 }
 
-const char *format_symbol(char buffer[FORMAT_SYMBOL_MAX], uint64_t address, const struct vmkd_module *module)
-{
-	if (!module)
-		snprintf(buffer, FORMAT_SYMBOL_MAX, "0x%" PRIx64, address);
-	else if (address == module->base)
-		snprintf(buffer, FORMAT_SYMBOL_MAX, "%.256s", module->short_name);
-	else
-		snprintf(buffer, FORMAT_SYMBOL_MAX, "%.256s+0x%" PRIx64, module->short_name, address - module->base);
-	return buffer;
-}
-
 void format_target_text(FILE *out, const char *text, size_t len)
 {
 	for (size_t i = 0; i < len; i++) {

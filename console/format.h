@@ -38,10 +38,6 @@ void format_registers(FILE *out, enum vmkd_arch arch, uint64_t (*get)(void *clos
 // The name WinDbg gives an exception code: "Access violation", … "Unknown exception" for the rest.
 const char *format_exception_name(uint32_t code);
 
-// "nt+0x1a0" for an address inside a module, plain hex else. Return buffer.
-#define FORMAT_SYMBOL_MAX 320
-const char *format_symbol(char buffer[FORMAT_SYMBOL_MAX], uint64_t address, const struct vmkd_module *module);
-
 // Writes text of the target: CR LF as LF, other control characters but tab and newline as '.', so that no target can steer the
 // user's terminal.
 void format_target_text(FILE *out, const char *text, size_t len);

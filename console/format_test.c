@@ -130,15 +130,9 @@ static void flags(void **state)
 	assert_string_equal(format_flags(buffer, 0x246), "nv up ei pl zr na pe nc");
 }
 
-static void symbols(void **state)
+static void exception_names(void **state)
 {
-	char buffer[FORMAT_SYMBOL_MAX];
-	struct vmkd_module nt = { .base = 0x1000, .size = 0x1000, .short_name = "nt" };
-
 	(void)state;
-	assert_string_equal(format_symbol(buffer, 0x1000, &nt), "nt");
-	assert_string_equal(format_symbol(buffer, 0x1234, &nt), "nt+0x234");
-	assert_string_equal(format_symbol(buffer, 0x1234, NULL), "0x1234");
 	assert_string_equal(format_exception_name(0xC0000005), "Access violation");
 	assert_string_equal(format_exception_name(0xE0000000), "Unknown exception");
 }
@@ -190,7 +184,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(dumps_of_what_cannot_be_read), cmocka_unit_test(dumps), cmocka_unit_test(strings),
 		cmocka_unit_test(text_of_the_target),		cmocka_unit_test(flags), cmocka_unit_test(register_displays),
-		cmocka_unit_test(symbols),			cmocka_unit_test(instructions),
+		cmocka_unit_test(exception_names),		cmocka_unit_test(instructions),
 	};
 
 	return cmocka_run_group_tests_name("format", tests, NULL, NULL);

@@ -210,8 +210,8 @@ static void offer_registers(struct console *console, struct candidates *candidat
 
 static void offer_modules(struct console *console, struct candidates *candidates)
 {
-	for (size_t i = 0; console->modules && i < vmkd_modules_count(console->modules); i++)
-		offer(candidates, vmkd_modules_at(console->modules, i)->short_name);
+	for (size_t i = 0; console->names.modules && i < vmkd_modules_count(console->names.modules); i++)
+		offer(candidates, vmkd_modules_at(console->names.modules, i)->short_name);
 }
 
 static void show_candidates(struct console *console, const struct candidates *candidates)

@@ -312,7 +312,7 @@ int console_main(int argc, char **argv)
 	console.is_interactive = console.line != NULL;
 	status = run(&console, &arguments);
 	line_destroy(console.line);
-	session_forget_modules(&console);
+	names_forget(&console.names);
 	vmkd_target_close(console.target);
 	return fflush(stdout) == 0 ? status : 1;
 }

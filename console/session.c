@@ -23,30 +23,9 @@ uint64_t console_now(void)
 
 // ---- modules and names ---------------------------------------------------------------------------------------------------------
 
-void session_forget_modules(struct console *console)
+const char *session_describe(struct console *console, uint64_t address, char buffer[NAMES_TEXT_MAX])
 {
-	vmkd_modules_destroy(console->modules);
-	console->modules = NULL;
-}
-
-struct vmkd_error *session_modules(struct console *console, struct vmkd_modules **ret)
-{
-	if (!console->modules) {
-		struct vmkd_error *error = vmkd_modules_read(console->target, &console->modules);
-		if (error)
-			return error;
-	}
-	*ret = console->modules;
-	return NULL;
-}
-
-const struct vmkd_module *session_module_of(struct console *console, uint64_t address)
-{
-	struct vmkd_modules *modules;
-	struct vmkd_error *error = session_modules(console, &modules);
-
-	vmkd_error_destroy(error); // a name is a courtesy
-	return error ? NULL : vmkd_modules_find_address(modules, address);
+	return names_describe(&console->names, console->target, address, buffer);
 }
 
 struct vmkd_error *session_arch(struct console *console, enum vmkd_arch *ret)
@@ -101,21 +80,15 @@ static bool get_register(void *closure, const char *name, bool is_marked, uint64
 static struct vmkd_error *resolve(void *closure, const char *name, uint64_t *ret)
 {
 	struct console *console = closure;
-	struct vmkd_modules *modules;
+	bool is_found;
 
 	if (console->symbols.resolve) {
 		struct vmkd_error *error = console->symbols.resolve(console->symbols.closure, name, ret);
 		if (error != EXPR_UNKNOWN_NAME)
 			return error;
 	}
-	struct vmkd_error *error = session_modules(console, &modules);
-	if (error)
-		return error;
-	const struct vmkd_module *module = vmkd_modules_find_name(modules, name);
-	if (!module)
-		return EXPR_UNKNOWN_NAME;
-	*ret = module->base;
-	return NULL;
+	struct vmkd_error *error = names_resolve(&console->names, console->target, name, ret, &is_found);
+	return error || is_found ? error : EXPR_UNKNOWN_NAME;
 }
 
 static struct vmkd_error *read_value(void *closure, uint64_t address, unsigned size, uint64_t *ret)
@@ -156,7 +129,7 @@ struct vmkd_error *session_show_location(struct console *console)
 	uint64_t pc;
 	uint8_t bytes[DISASM_LENGTH_MAX];
 	size_t done;
-	char symbol[FORMAT_SYMBOL_MAX], address[FORMAT_ADDRESS_MAX];
+	char symbol[NAMES_TEXT_MAX], address[FORMAT_ADDRESS_MAX];
 	struct disasm instruction;
 	struct vmkd_error *error = session_arch(console, &arch);
 
@@ -164,7 +137,7 @@ struct vmkd_error *session_show_location(struct console *console)
 		return error;
 	if (!get_register(console, "$ip", true, &pc))
 		return NULL;
-	fprintf(console->out, "%s:\n%s ", format_symbol(symbol, pc, session_module_of(console, pc)),
+	fprintf(console->out, "%s:\n%s ", session_describe(console, pc, symbol),
 		format_address(address, pc, arch == VMKD_ARCH_X86));
 	error = vmkd_target_read(console->target, VMKD_VIRTUAL, pc, bytes, sizeof(bytes), &done);
 	if (done == 0) {
@@ -202,6 +175,16 @@ static struct vmkd_error *show_registers(struct console *console)
 	return error;
 }
 
+static bool has_breakpoint(struct console *console, uint32_t id)
+{
+	struct vmkd_breakpoint bp;
+
+	for (uint32_t i = 0; vmkd_breakpoint_at(console->target, i, &bp); i++)
+		if (bp.id == id)
+			return true;
+	return false;
+}
+
 static struct vmkd_error *show_exception(struct console *console, const struct vmkd_event *event)
 {
 	switch (event->reason) {
@@ -209,7 +192,8 @@ static struct vmkd_error *show_exception(struct console *console, const struct v
 	case VMKD_STOP_SWITCHED:
 		break;
 	case VMKD_STOP_BREAKPOINT:
-		fprintf(console->out, "Breakpoint %u hit\n", event->breakpoint);
+		if (has_breakpoint(console, event->breakpoint)) // one for a single g has gone with its hit
+			fprintf(console->out, "Breakpoint %u hit\n", event->breakpoint);
 		break;
 	case VMKD_STOP_BREAK_IN:
 	case VMKD_STOP_INT3:
@@ -279,7 +263,7 @@ static struct vmkd_error *show(struct console *console, const struct vmkd_event 
 		break;
 	case VMKD_EVENT_MODULE:
 		show_module(console, event);
-		session_forget_modules(console);
+		names_forget(&console->names);
 		*ret_goes_on = true;
 		break;
 	case VMKD_EVENT_SHUTDOWN:
@@ -295,7 +279,7 @@ static struct vmkd_error *show(struct console *console, const struct vmkd_event 
 		break;
 	case VMKD_EVENT_RESTARTED:
 		show_restart(console, event);
-		session_forget_modules(console);
+		names_forget(&console->names);
 		console->dump.is_set = console->code.is_set = false;
 		break;
 	case VMKD_EVENT_EXCEPTION:

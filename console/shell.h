@@ -6,6 +6,7 @@
 //   session.c   events of the target: what is printed, what goes on by itself, waiting
 //   command.c   splitting and dispatch; the table of commands is in commands.c
 //   cmd_*.c     the commands, by family
+//   names.c, exports.c   names of addresses
 //   expr.c, format.c, disasm.c   pure helpers
 //
 // Rules: one thread. A command returns an error and prints none; who runs the command shows it, once. Text of the target is shown through
@@ -20,6 +21,7 @@
 
 #include "console/expr.h"
 #include "console/format.h"
+#include "console/names.h"
 #include "vmkd/vmkd.h"
 
 struct line;
@@ -48,8 +50,8 @@ struct console {
 	bool is_prompting; // the user is typing: output must go around the line
 	enum quit quit;
 	uint64_t deadline; // milliseconds of console_now; 0 = none
-	struct vmkd_modules *modules; // as last read; NULL = read when needed
-	struct symbol_resolver symbols;
+	struct names names;
+	struct symbol_resolver symbols; // asked before the exports
 	struct dump_position dump;
 	struct dump_position code;
 	// a prompt of the target that waits for an answer
@@ -77,11 +79,8 @@ struct vmkd_error *session_break_in(struct console *console);
 struct vmkd_error *session_need_stop(struct console *console);
 // Where the processor is: nt+0x12: and the instruction there. Nothing is printed when it cannot be known.
 struct vmkd_error *session_show_location(struct console *console);
-// The modules, read now if they are not known. The result belongs to the console.
-struct vmkd_error *session_modules(struct console *console, struct vmkd_modules **ret);
-void session_forget_modules(struct console *console);
-// The module of an address if that is known or can be found out; else NULL.
-const struct vmkd_module *session_module_of(struct console *console, uint64_t address);
+// names_describe for this console.
+const char *session_describe(struct console *console, uint64_t address, char buffer[NAMES_TEXT_MAX]);
 bool session_is_32bit(struct console *console);
 // Hooks for expressions, on this console.
 struct expr_env session_env(struct console *console);
