@@ -5,3 +5,9 @@ SERVE_WIRE := wire/kdapi.c wire/kdcom.c wire/ring.c
 $(call unit_test,session_test,serve/session_test.c serve/session.c util/buf.c wire/kdapi.c,-lcmocka)
 $(call unit_test,doorbell_test,serve/doorbell_test.c serve/doorbell.c,-lcmocka)
 $(call unit_test,memory_map_test,serve/memory_map_test.c serve/memory_map.c,-lcmocka)
+
+$(call fuzz_target,session_fuzz,serve/session_fuzz.c serve/session.c util/buf.c wire/kdapi.c wire/kdcom.c)
+$(call fuzz_target,memory_map_fuzz,serve/memory_map_fuzz.c serve/memory_map.c)
+$(call fuzz_target,doorbell_fuzz,serve/doorbell_fuzz.c serve/doorbell.c)
+$(call fuzz_target,ctl_fuzz,serve/ctl_fuzz.c serve/ctl.c util/error.c util/buf.c util/loop.c util/rundir.c util/sock.c,-lcjson)
+$(call fuzz_target,link_hook_fuzz,serve/link_hook_fuzz.c serve/link_hook.c util/error.c util/loop.c util/rundir.c util/sock.c)
