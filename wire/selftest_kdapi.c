@@ -45,6 +45,28 @@ static int decode(enum structure s, size_t len, uint32_t machine)
 	}
 }
 
+// Of the decoded form.
+static size_t decoded_size(enum structure s)
+{
+	static const size_t sizes[] = { sizeof(ret.state_change), sizeof(ret.manipulate), sizeof(ret.debug_io), sizeof(ret.file_io),
+		                        sizeof(ret.trace_io), sizeof(ret.control), sizeof(ret.version) };
+	return sizes[s];
+}
+
+static bool has_data(enum structure s, const uint8_t *data, uint32_t len)
+{
+	switch (s) {
+	case STATE_CHANGE: return ret.state_change.data == data && ret.state_change.data_len == len;
+	case MANIPULATE: return ret.manipulate.data == data && ret.manipulate.data_len == len;
+	case FILE_IO: return ret.file_io.data == data && ret.file_io.data_len == len;
+	case TRACE_IO: return ret.trace_io.data == data && ret.trace_io.data_len == len;
+	case DEBUG_IO:
+		return ret.debug_io.data == data &&
+		       ret.debug_io.data_len == (ret.debug_io.api == KD_DEBUG_IO_PRINT ? ret.debug_io.length : len);
+	default: return true; // the others carry none
+	}
+}
+
 static int encode(enum structure s, size_t size, uint32_t machine)
 {
 	switch (s) {
@@ -148,7 +170,7 @@ static void test_counts(struct selftest *t)
 	CHECK(t, with32(DEBUG_IO, 16 + 5, x64, 8, 3) == KD_OK && ret.debug_io.data_len == 3);
 	CHECK(t, with32(DEBUG_IO, 16 + 5, x64, 8, 6) == KD_E_RANGE);
 	CHECK(t, with32(DEBUG_IO, 16 + 5, x64, 8, UINT32_MAX) == KD_E_RANGE);
-	CHECK(t, with32(TRACE_IO, 64 + 5, x64, 8, 5) == KD_OK); // LengthOfData
+	CHECK(t, with32(TRACE_IO, 64 + 5, x64, 8, 5) == KD_OK && ret.trace_io.length == 5); // LengthOfData
 	CHECK(t, with32(TRACE_IO, 64 + 5, x64, 8, 6) == KD_E_RANGE);
 	CHECK(t, with32(FILE_IO, 64 + 4, x64, 0, KD_FILE_IO_CREATE) == KD_OK); // UTF-16
 	CHECK(t, with32(FILE_IO, 64 + 5, x64, 0, KD_FILE_IO_CREATE) == KD_E_RANGE);
@@ -226,7 +248,9 @@ static void round_trip(struct selftest *t, enum structure s, uint32_t first, uin
 	if (s == DEBUG_IO || s == TRACE_IO)
 		put_le32(input + 8, dice_roll(d, 17));
 	wire_copy(original, input, size);
+	fill(ret.bytes, sizeof(ret), 0x5A); // what was there before does not show
 	CHECK(t, decode(s, size + 16, machine) == KD_OK);
+	CHECK(t, has_data(s, input + size, 16));
 	wire_copy(&again, &ret, sizeof(ret));
 	fill(output, sizeof(output), 0x5A);
 	CHECK(t, encode(s, sizeof(output), machine) == KD_OK);
@@ -234,8 +258,9 @@ static void round_trip(struct selftest *t, enum structure s, uint32_t first, uin
 	for (size_t i = 0; i < size; i++)
 		CHECK(t, output[i] == original[i] || output[i] == 0); // a field's byte, or a gap
 	wire_copy(input, output, size);
+	fill(ret.bytes, sizeof(ret), 0xA5);
 	CHECK(t, decode(s, size + 16, machine) == KD_OK);
-	CHECK(t, same_bytes(&again, &ret, sizeof(ret)));
+	CHECK(t, same_bytes(&again, &ret, decoded_size(s)));
 }
 
 static void test_round_trips(struct selftest *t)
@@ -294,6 +319,70 @@ static void test_union_sizes(struct selftest *t)
 	selftest_end(t);
 }
 
+// The same for whole structures, whose first word and bounded counts cannot have every bit set and do not count.
+static uint32_t field_bytes_of(enum structure s, uint32_t first, uint32_t machine)
+{
+	uint32_t n = 0;
+	size_t size = size_of(s, machine);
+	fill(input, sizeof(input), 0xFF);
+	put_le32(input, first);
+	if (s == STATE_CHANGE) {
+		put_le32(input + (first == KD_STATE_LOAD_SYMBOLS ? 0x20 : 0x38), 1);
+		put_le16(input + (machine == KD_MACHINE_X64 ? 0xD4 : 0xC8), 16);
+	}
+	if (s == DEBUG_IO || s == TRACE_IO)
+		put_le32(input + 8, 1);
+	fill(ret.bytes, sizeof(ret), 0);
+	if (decode(s, size + 16, machine) != KD_OK || encode(s, size, machine) != KD_OK)
+		return UINT32_MAX;
+	for (size_t i = 4; i < size; i++)
+		n += output[i] == 0xFF;
+	return n;
+}
+
+static void test_structure_sizes(struct selftest *t)
+{
+	static const struct {
+		enum structure s;
+		uint32_t first, x64, x86;
+	} sizes[] = { // KD reference, sections 3 and 5
+		{ STATE_CHANGE, KD_STATE_EXCEPTION, 218, 210 },
+		{ STATE_CHANGE, KD_STATE_LOAD_SYMBOLS, 95, 87 },
+		{ STATE_CHANGE, KD_STATE_COMMAND_STRING, 74, 66 },
+		{ MANIPULATE, KD_API_REBOOT, 8, 8 },
+		{ DEBUG_IO, KD_DEBUG_IO_PRINT, 8, 8 },
+		{ FILE_IO, KD_FILE_IO_CREATE, 40, 40 },
+		{ FILE_IO, KD_FILE_IO_READ, 24, 24 },
+		{ FILE_IO, KD_FILE_IO_CLOSE, 12, 12 },
+		{ TRACE_IO, KD_TRACE_IO_PRINT, 4, 4 },
+		{ CONTROL, KD_CONTROL_REQUEST_HARDWARE_BP, 8, 8 },
+		{ VERSION, UINT32_MAX, 36, 36 },
+	};
+	selftest_begin(t, "kdapi: each structure has the bytes it should have");
+	for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
+		CHECK(t, field_bytes_of(sizes[i].s, sizes[i].first, KD_MACHINE_X64) == sizes[i].x64);
+		CHECK(t, field_bytes_of(sizes[i].s, sizes[i].first, KD_MACHINE_X86) == sizes[i].x86);
+	}
+	selftest_end(t);
+}
+
+// No golden vector has one, so each field by its offset (KD reference, section 3.5).
+static void test_report32(struct selftest *t)
+{
+	const struct kd_control_report *r = &ret.state_change.report;
+	selftest_begin(t, "kdapi: the control report of a 32-bit target");
+	valid_input(STATE_CHANGE);
+	for (uint32_t i = 0; i < 0x28; i++)
+		input[0xC0 + i] = (uint8_t)(0x81 + i);
+	put_le16(input + 0xC8, 16);
+	CHECK(t, decode(STATE_CHANGE, 240, KD_MACHINE_X86) == KD_OK);
+	CHECK(t, r->dr6 == 0x84838281 && r->dr7 == 0x88878685 && r->flags == 0x8C8B && r->instruction_count == 16);
+	CHECK(t, same_bytes(r->instructions, input + 0xCC, 16));
+	CHECK(t, r->seg_cs == 0x9E9D && r->seg_ds == 0xA09F && r->seg_es == 0xA2A1 && r->seg_fs == 0xA4A3);
+	CHECK(t, r->eflags == 0xA8A7A6A5);
+	selftest_end(t);
+}
+
 static void test_32bit(struct selftest *t)
 {
 	selftest_begin(t, "kdapi: addresses of a 32-bit target");
@@ -327,6 +416,13 @@ static void test_guess(struct selftest *t)
 	CHECK(t, kd_guess_machine(input, 240) == KD_MACHINE_X86);
 	put_le16(input + 0xE8, 0x10);
 	CHECK(t, kd_guess_machine(input, 240) == KD_MACHINE_X64);
+	put_le16(input + 0xD4, 16); // instruction counts: as many as fit
+	put_le16(input + 0xC8, 16);
+	CHECK(t, kd_guess_machine(input, 240) == KD_MACHINE_X64);
+	put_le16(input + 0xD4, 17);
+	CHECK(t, kd_guess_machine(input, 240) == KD_MACHINE_X86);
+	put_le16(input + 0xC8, 17);
+	CHECK(t, kd_guess_machine(input, 240) == 0);
 	selftest_end(t);
 }
 
@@ -513,6 +609,8 @@ void selftest_kdapi(struct selftest *t)
 	test_too_long(t);
 	test_round_trips(t);
 	test_union_sizes(t);
+	test_structure_sizes(t);
+	test_report32(t);
 	test_32bit(t);
 	test_guess(t);
 	test_data_len(t);
