@@ -427,6 +427,30 @@ static void a_reset_ends_the_registration(void **state)
 	end_broker(&b);
 }
 
+static void a_triple_fault_leaves_the_last_words(void **state)
+{
+	(void)state;
+	struct broker b;
+	struct kvm_regs r = { .rip = CRASH, .rflags = 2 };
+	broker_attach(&b);
+	register_area();
+	send_print("fatal");
+	assert_int_equal(ioctl(m.cpu[0].fd, KVM_SET_REGS, &r), 0);
+	enum run_end end = cpu_run(&m.cpu[0]);
+	set_cpl(&m.cpu[0], 0);
+	if (end != RUN_SHUTDOWN) {
+		end_broker(&b);
+		print_message("this KVM reports a triple fault as %d\n", end);
+		skip();
+	}
+	while (broker_read(&b) != LINK_PACKET)
+		assert_int_not_equal(b.head.type, 0);
+	assert_memory_equal(b.body + KD_DEBUG_IO_SIZE, "fatal", 5);
+	assert_int_equal(broker_read(&b), LINK_UNREGISTERED);
+	assert_int_equal(b.head.code, LINK_GONE_SHUTDOWN);
+	end_broker(&b);
+}
+
 static void a_call_during_a_wait_is_refused(void **state)
 {
 	(void)state;
@@ -677,6 +701,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test_teardown(a_stopped_broker_stops_nobody, leave_area),
 		cmocka_unit_test_teardown(lost_memory_ends_the_registration, leave_area),
 		cmocka_unit_test(a_reset_ends_the_registration),
+		cmocka_unit_test_teardown(a_triple_fault_leaves_the_last_words, leave_area),
 		cmocka_unit_test_teardown(a_call_during_a_wait_is_refused, leave_area),
 		cmocka_unit_test_teardown(waiting_uses_no_cpu, leave_area),
 		cmocka_unit_test_teardown(the_other_cpu_sleeps_during_a_wait, leave_area),

@@ -23,7 +23,7 @@ HANG = 30
 HELLO, REGISTERED, UNREGISTERED, PACKET, WAIT, BREAKIN_TAKEN, STATS = 1, 2, 3, 4, 5, 6, 7
 ATTACH, DELIVER, BREAKIN, RESEND, STATS_GET, CANCEL = 32, 33, 34, 35, 36, 37
 F_WAITS, F_RESUMES, F_DROPPABLE = 1, 2, 4
-GONE_RESET = 1
+GONE_RESET, GONE_BYE = 1, 3
 HEAD = struct.Struct("<HHIIHHHHIII4Q")
 MANIPULATE, STATE_CHANGE = 2, 7
 GET_CONTEXT, SET_CONTEXT, CONTINUE2 = 0x3132, 0x3133, 0x313C
@@ -234,6 +234,7 @@ def qmp_while_waiting(work, qemu):
     broker.until_stop()
     check(True, "a new broker gets the stop again")
     qmp.ask("quit")
+    check(broker.until(UNREGISTERED)["code"] == GONE_BYE, "the library says goodbye")
     check(qemu.wait(HANG) == 0, "quit while waiting")
     check(not os.path.exists(f"{work}/vm/vmm.sock"), "the socket is gone")
 

@@ -190,6 +190,7 @@ void machine_create(int kvm_fd)
 	assert_int_equal(set_slot(1, EXTRA_GPA, EXTRA_SIZE, m.extra), 0);
 	write_tables();
 	memcpy(m.ram + CODE, guest_code, sizeof(guest_code));
+	memcpy(m.ram + CRASH, "\x0F\x0B", 2); // ud2
 	memcpy(m.ram + SPIN, spin_code, sizeof(spin_code));
 	cpu_create(&m.cpu[0], 0);
 	cpu_create(&m.cpu[1], 1);

@@ -18,6 +18,7 @@
 #define CODE 0x8000u
 #define BLOCK 0x9000u  // struct block
 #define SPIN 0x8100u     // code that counts for ever
+#define CRASH 0x8200u    // code that ends in a triple fault: there is no IDT
 #define COUNTER 0x9100u  // what it counts
 #define AREA_FIRST 16u // page of the first area
 #define EXIT_PORT 0x10u
