@@ -367,9 +367,12 @@ __attribute__((visibility("default"))) int ioctl(int fd, unsigned long request, 
 
 // ---- Life ---------------------------------------------------------------------------------------
 
-// A forked child has neither the thread nor the guest. Only async-signal-safe calls here.
+// A forked child has neither the thread nor the guest. Before the first VM there is neither to have: then the child may
+// be the VMM itself, which makes itself a daemon. Only async-signal-safe calls here.
 static void after_fork_in_child(void)
 {
+	if (!owner_pid)
+		return;
 	is_wanted = hook.is_active = false;
 	link_abandon();
 }
