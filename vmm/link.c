@@ -229,14 +229,15 @@ static bool may_connect(int fd, pid_t *ret_pid)
 	return true;
 }
 
-static void accept_broker(void)
+// -> false: not now (no descriptor is free), and the listener stays readable.
+static bool accept_broker(void)
 {
 	int fd = accept4(at.listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 	if (fd < 0)
-		return;
+		return errno == EAGAIN || errno == ECONNABORTED || errno == EINTR;
 	if (!may_connect(fd, &at.peer_pid)) {
 		close(fd);
-		return;
+		return true;
 	}
 	at.fd = fd;
 	struct link_hello hello;
@@ -244,6 +245,7 @@ static void accept_broker(void)
 	const struct link_head head = { .type = LINK_HELLO, .body_len = sizeof(hello) };
 	if (send_bytes(&head, &hello) != LINK_SENT)
 		drop_broker();
+	return true;
 }
 
 // ---- The thread ---------------------------------------------------------------------------------
@@ -294,10 +296,11 @@ static void *thread_main(void *unused)
 		if (fds[1].revents)
 			(void)eventfd_read(at.wake_fd, &ignored); // it says only: look again
 		serve(fds[2].fd == at.fd ? fds[2].revents : 0);
-		if (fds[0].revents)
-			accept_broker();
+		bool is_accepted = !fds[0].revents || accept_broker();
 		park_wake();
 		pthread_mutex_unlock(&hook.lock);
+		if (!is_accepted)
+			(void)poll(NULL, 0, LOOK_MS); // the VMM is out of descriptors: do not spin on it
 	}
 	return NULL;
 }
