@@ -309,7 +309,7 @@ class KdLink:
         self.reader = FrameReader()
         self.next_id, self.expected = INITIAL_ID, None
         self.received = collections.deque()  # (type, body), acknowledged and new
-        self.reset_pending = False
+        self.resets_open = 0  # RESETs of ours that were not answered yet
         self.resets_seen = self.resends_sent = self.retransmissions = self.syncs_seen = 0
         self._last_sync = None
 
@@ -320,7 +320,7 @@ class KdLink:
             raise KdClosed(f"the connection is gone: {error}") from None
 
     def send_reset(self):
-        self.reset_pending = True
+        self.resets_open += 1
         self.next_id = self.expected = INITIAL_ID
         self.write(control_frame(RESET))
 
@@ -362,9 +362,11 @@ class KdLink:
     def _reset_received(self):
         self.resets_seen += 1
         self.next_id = self.expected = INITIAL_ID
-        if not self.reset_pending:
+        # An answer is not answered, else both ends go on for ever (section 1.5). A slow target answers several at once.
+        if self.resets_open > 0:
+            self.resets_open -= 1
+        else:
             self.write(control_frame(RESET))
-        self.reset_pending = False
 
     def _accept(self, packet_type, packet_id, body):
         plain = packet_id & ~SYNC
@@ -426,6 +428,8 @@ class KdClient:
         self.files = {}         # .kdfiles: last component of the name, lower case -> bytes
         self.on_event = None    # called with every event
         self._version = None
+        self._stop_syncs = 0    # a SYNC id since then: the target has started anew
+        self._wants_refresh = False  # the same state change once more is an event, not a repetition
         self._int3 = None       # (processor, pc) of the hard-coded int3 that the present stop began with
 
     # -- connection --
@@ -477,6 +481,7 @@ class KdClient:
         deadline = time.monotonic() + (timeout or self.timeout)
         while time.monotonic() < deadline:
             self.link.send_reset()
+            self._wants_refresh = True
             event = self._wait_state(min(deadline, time.monotonic() + (0.5 if break_in else 2.0)))
             if event is None and break_in:
                 self.link.write(BREAK_IN)
@@ -505,13 +510,25 @@ class KdClient:
         while True:
             while self.link.received:
                 packet_type, body = self.link.received.popleft()
+                if packet_type == STATE_CHANGE and self._is_refresh(body):
+                    continue
                 if packet_type != MANIPULATE:
                     return self._note(decode_event(packet_type, body))
             if self.link.pump(deadline) is None and not self.link.received:
                 return None
 
+    def _is_refresh(self, body):
+        """The state change of the present stop once more: a slow target answers several RESETs, each with one."""
+        is_same = self.stop is not None and self.stop.body == body and self._stop_syncs == self.link.syncs_seen
+        return is_same and not self._wants_refresh
+
+    def expect_refresh(self):
+        """The next state change is an event even if it repeats the present one (after a RESEND, for instance)."""
+        self._wants_refresh = True
+
     def _note(self, event):
         if isinstance(event, StateChange):
+            self._wants_refresh, self._stop_syncs = False, self.link.syncs_seen
             self.stop, self.is64 = event, event.is64
             if isinstance(event, Stop) and event.code == BREAKPOINT and event.instructions[:1] == b"\xcc":
                 self._int3 = (event.processor, event.pc)
@@ -737,6 +754,7 @@ class KdClient:
         self.write_control_space(2 if self.is64 else CONTEXT32_SIZE, bytes(registers.raw), processor)
 
     def switch_processor(self, processor, timeout=None):
+        self.expect_refresh()
         self.request_raw(API["SwitchProcessor"], processor=processor)
         return self.wait_stop(timeout)
 
@@ -782,6 +800,8 @@ class KdClient:
         body = struct.pack("<IHHII", api, 0, self.stop.processor, 0, 0) + union.ljust(40, b"\0")
         # A running target does not answer repetitions; what it sends next tells that it runs.
         acknowledged = self.link.send(MANIPULATE, body, attempts=3)
+        if acknowledged:  # what came before the acknowledgement was the present stop's
+            self.link.received = collections.deque(p for p in self.link.received if p[0] != STATE_CHANGE)
         self.stop = self._int3 = None
         return acknowledged
 

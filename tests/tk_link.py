@@ -11,6 +11,7 @@ from tk_harness import case, check, equal, pump_to_end, verdict_case
 def resend_repeats_the_state_change(m):
     kd = m.kd
     first = kd.stop
+    kd.expect_refresh()
     kd.link.write(control_frame(RESEND))
     again = kd.wait_stop()
     equal((again.code, again.pc, again.body), (first.code, first.pc, first.body), "the same state change")

@@ -3,7 +3,8 @@
 import struct
 import time
 
-from kdclient import ACCESS_VIOLATION, ASSERTION, BREAKPOINT, DBG_EXCEPTION_NOT_HANDLED, DIVIDE_BY_ZERO, SINGLE_STEP
+from kdclient import (ACCESS_VIOLATION, ASSERTION, BREAKPOINT, DBG_EXCEPTION_NOT_HANDLED, DIVIDE_BY_ZERO, SINGLE_STEP,
+                      Symbols)
 from tk_harness import case, check, equal, refused
 
 
@@ -201,6 +202,18 @@ def bugcheck(m):
         equal(words, (0xDEADDEAD, 1, 2, 3, 4), "KiBugCheckData")
         kd.resume()
     equal(m.vm.wait(), 1, "exit status")
+
+
+@case("loadunload", set_words=("break", "bugcheck=exit"))
+def crash_at_a_module_notice(m):
+    kd = m.kd
+    kd.resume()
+    while not isinstance(kd.wait_event(), Symbols):
+        pass
+    kd.cause_bugcheck()
+    equal(kd.wait_stop().code, BREAKPOINT, "the bug check's break")
+    width = 8 if m.is64 else 4
+    equal(int.from_bytes(kd.read_virtual(m.symbols()["KiBugCheckData"], width), "little"), 0xE2, "its code")
 
 
 @case(cpus=2, set_words=("break", "bugcheck=exit"))
