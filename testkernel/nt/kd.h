@@ -48,14 +48,14 @@ void kd_port_unlock(void);
 
 // All of them: between kd_enter and kd_leave, on the reporting CPU; they send the state change as often as the
 // debugger wants it and serve its requests.
-// Return (exception, switch): KD_HANDLED, KD_UNHANDLED or KD_BUGCHECK.
+// Return: KD_HANDLED, KD_UNHANDLED (means nothing for notices) or KD_BUGCHECK: the caller leaves, then bug-checks.
 enum kd_outcome kd_report_exception(const struct nt_exception_record *record, bool first_chance);
 // The artificial stop of a CPU that SwitchProcessor has selected.
 enum kd_outcome kd_report_switch(void);
 // path may be NULL (shutdown notices); it and the names below are copied, bad pointers shorten them.
-void kd_report_symbols(const struct kd_string *path, const struct nt_symbols_info *info, bool is_unload);
+enum kd_outcome kd_report_symbols(const struct kd_string *path, const struct nt_symbols_info *info, bool is_unload);
 // The debugger may execute the command; the kernel waits for Continue.
-void kd_report_command(const struct kd_string *name, const struct kd_string *command);
+enum kd_outcome kd_report_command(const struct kd_string *name, const struct kd_string *command);
 // Hands one packet to the transport, which returns when it was acknowledged or may be dropped (then it has set
 // KdDebuggerNotPresent). data may be NULL. Lengths in bytes, together at most KD_PACKET_MAX_SIZE.
 void kd_send(uint32_t type, void *header, size_t header_len, const void *data, size_t data_len);

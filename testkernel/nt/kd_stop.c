@@ -138,7 +138,7 @@ enum kd_outcome kd_report_switch(void)
     return result;
 }
 
-void kd_report_symbols(const struct kd_string *path, const struct nt_symbols_info *info, bool is_unload)
+enum kd_outcome kd_report_symbols(const struct kd_string *path, const struct nt_symbols_info *info, bool is_unload)
 {
     uint8_t name[256];
     size_t len = 0;
@@ -156,7 +156,7 @@ void kd_report_symbols(const struct kd_string *path, const struct nt_symbols_inf
     symbols->CheckSum = info->CheckSum;
     symbols->SizeOfImage = info->SizeOfImage;
     symbols->UnloadSymbols = is_unload;
-    (void)converse(len > 0 ? name : NULL, len); // handled or not means nothing for a notice
+    return converse(len > 0 ? name : NULL, len);
 }
 
 static size_t append_text(uint8_t *buf, size_t used, size_t size, const struct kd_string *text, size_t max)
@@ -171,7 +171,7 @@ static size_t append_text(uint8_t *buf, size_t used, size_t size, const struct k
     return used + copied + 1;
 }
 
-void kd_report_command(const struct kd_string *name, const struct kd_string *command)
+enum kd_outcome kd_report_command(const struct kd_string *name, const struct kd_string *command)
 {
     static uint8_t text[1024];
     size_t len;
@@ -179,5 +179,5 @@ void kd_report_command(const struct kd_string *name, const struct kd_string *com
     fill_common(KD_STATE_COMMAND_STRING);
     len = append_text(text, 0, sizeof(text), name, 127);
     len = append_text(text, len, sizeof(text), command, sizeof(text));
-    (void)converse(text, len); // handled or not means nothing for a notice
+    return converse(text, len);
 }

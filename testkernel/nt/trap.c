@@ -132,6 +132,12 @@ static void step_over_assertion(struct hal_frame *f, uintptr_t address)
         f->ip += INT_2C_SIZE;
 }
 
+static void bugcheck_if_asked(enum kd_outcome outcome)
+{
+    if (outcome == KD_BUGCHECK)
+        KeBugCheckEx(NT_MANUALLY_INITIATED_CRASH, 0, 0, 0, 0);
+}
+
 static bool report(struct hal_frame *f, const struct nt_exception_record *r, bool first_chance)
 {
     uintptr_t address = f->ip;
@@ -143,8 +149,7 @@ static bool report(struct hal_frame *f, const struct nt_exception_record *r, boo
     else
         outcome = kd_report_exception(r, first_chance);
     kd_leave(f);
-    if (outcome == KD_BUGCHECK)
-        KeBugCheckEx(NT_MANUALLY_INITIATED_CRASH, 0, 0, 0, 0);
+    bugcheck_if_asked(outcome);
     if (outcome == KD_HANDLED)
         step_over_assertion(f, address);
     return outcome == KD_HANDLED;
@@ -216,8 +221,10 @@ static void symbols_service(const struct service_call *call, struct hal_frame *f
         return;
     bool has_path = copy_string(call->arg1, &path);
     kd_enter(f);
-    kd_report_symbols(has_path ? &path : NULL, &info, call->number == NT_BREAKPOINT_UNLOAD_SYMBOLS);
+    enum kd_outcome outcome =
+        kd_report_symbols(has_path ? &path : NULL, &info, call->number == NT_BREAKPOINT_UNLOAD_SYMBOLS);
     kd_leave(f);
+    bugcheck_if_asked(outcome);
 }
 
 static void command_service(const struct service_call *call, struct hal_frame *f)
@@ -228,8 +235,9 @@ static void command_service(const struct service_call *call, struct hal_frame *f
         !copy_string(call->arg2, &command))
         return;
     kd_enter(f);
-    kd_report_command(&name, &command);
+    enum kd_outcome outcome = kd_report_command(&name, &command);
     kd_leave(f);
+    bugcheck_if_asked(outcome);
 }
 
 static bool service(struct hal_frame *f)
