@@ -60,7 +60,7 @@ def stages(long):
         Stage("pe", "imports, exports, sections, relocations of both kdvmkd.dll", ["tests/pe.sh"], built),
         Stage("unit", "unit tests, gcc", python("tests/units.py", "build"), built),
         Stage("unit-clang", "unit tests, clang", python("tests/units.py", "build/clang"), ("build-clang",)),
-        Stage("unit-asan", "unit tests, sanitizers", python("tests/units.py", "build/asan"), ("build-asan",)),
+        Stage("unit-asan", "unit tests, sanitizers", python("tests/units.py", "build/asan", "SAN=address,undefined"), ("build-asan",)),
         Stage("wire-m32", "wire/ as a 32-bit Linux program", python("tests/wire_m32.py"), built),
         Stage("fuzz", "libFuzzer targets from their seeds", python("tests/fuzzers.py", *fuzz_args), built, slots=2,
               guard=7200 if long else 1800),

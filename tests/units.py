@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Runs every unit test program of one build folder: tests/units.py build [NAME…]. The tests of cmocka and lines `ok NAME`, `not ok NAME` are
+"""Runs every unit test program of one build folder: tests/units.py build [VARIABLE=VALUE of make…] [NAME…]. The tests of cmocka and lines `ok NAME`, `not ok NAME` are
 counted one by one; a program that prints neither counts as one test by its exit status."""
 import os
 import re
@@ -19,8 +19,8 @@ SAID_SKIPPED = re.compile(r"^\[  SKIPPED \] (\S+)$", re.M)
 SANITIZER = re.compile(r"(ERROR: \w+Sanitizer|runtime error:).*")
 
 
-def programs(out, names):
-    listed = subprocess.run(["make", "--no-print-directory", "-s", f"O={out}", "list-tests"], cwd=ROOT, check=True,
+def programs(out, variables, names):
+    listed = subprocess.run(["make", "--no-print-directory", "-s", f"O={out}", *variables, "list-tests"], cwd=ROOT, check=True,
                             capture_output=True, text=True).stdout.split()
     return [ROOT / p for p in listed if not names or Path(p).name in names]
 
@@ -70,9 +70,9 @@ def one(program, report):
 
 
 def main():
-    out, names = sys.argv[1], sys.argv[2:]
+    out, variables, names = sys.argv[1], [a for a in sys.argv[2:] if "=" in a], [a for a in sys.argv[2:] if "=" not in a]
     report = Report()
-    found = programs(out, names)
+    found = programs(out, variables, names)
     if not found:
         report.fail("unit tests", f"no test program in {out}/tests")
     for program in found:
