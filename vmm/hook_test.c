@@ -401,13 +401,8 @@ static void lost_memory_ends_the_registration(void **state)
 	end_broker(&b);
 }
 
-static void a_reset_ends_the_registration(void **state)
+static void set_reset_state(void)
 {
-	(void)state;
-	struct broker b;
-	broker_attach(&b);
-	register_area();
-	send_print("dying");
 	struct kvm_sregs s;
 	assert_int_equal(ioctl(m.cpu[0].fd, KVM_GET_SREGS, &s), 0);
 	s.cr0 = 0x60000010;
@@ -417,6 +412,16 @@ static void a_reset_ends_the_registration(void **state)
 	};
 	(void)ioctl(m.cpu[0].fd, KVM_SET_SREGS, &s); // a KVM without real mode may refuse; the VMM meant a reset
 	set_cpl(&m.cpu[0], 0);
+}
+
+static void a_reset_ends_the_registration(void **state)
+{
+	(void)state;
+	struct broker b;
+	broker_attach(&b);
+	register_area();
+	send_print("dying");
+	set_reset_state();
 	while (broker_read(&b) != LINK_PACKET)
 		assert_int_not_equal(b.head.type, 0);
 	assert_memory_equal(b.body + KD_DEBUG_IO_SIZE, "dying", 5);
@@ -448,6 +453,28 @@ static void a_triple_fault_leaves_the_last_words(void **state)
 	assert_memory_equal(b.body + KD_DEBUG_IO_SIZE, "fatal", 5);
 	assert_int_equal(broker_read(&b), LINK_UNREGISTERED);
 	assert_int_equal(b.head.code, LINK_GONE_SHUTDOWN);
+	end_broker(&b);
+}
+
+// The broker does not read when the guest dies, and does later: the guest's last words must not stay in its ring.
+static void last_words_wait_for_a_slow_broker(void **state)
+{
+	(void)state;
+	struct broker b;
+	broker_attach(&b);
+	register_area();
+	uint32_t code = CODE_OK, words = 0, read = 0;
+	for (; words < 20000 && code == CODE_OK; words++) {
+		send_print("flood");
+		load_call(CALL_EXCHANGE, 0, 0);
+		assert_int_equal(cpu_run(&m.cpu[0]), RUN_DONE);
+		code = result() & ~RESULT_TAG_MASK;
+	}
+	assert_int_equal(code, CODE_NOBODY);
+	set_reset_state();
+	while (broker_read(&b) != LINK_UNREGISTERED)
+		read += b.head.type == LINK_PACKET;
+	assert_int_equal(read, words);
 	end_broker(&b);
 }
 
@@ -716,6 +743,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test_teardown(a_stopped_broker_stops_nobody, leave_area),
 		cmocka_unit_test_teardown(lost_memory_ends_the_registration, leave_area),
 		cmocka_unit_test(a_reset_ends_the_registration),
+		cmocka_unit_test_teardown(last_words_wait_for_a_slow_broker, leave_area),
 		cmocka_unit_test_teardown(a_triple_fault_leaves_the_last_words, leave_area),
 		cmocka_unit_test_teardown(a_call_during_a_wait_is_refused, leave_area),
 		cmocka_unit_test_teardown(waiting_uses_no_cpu, leave_area),

@@ -254,7 +254,7 @@ static bool accept_broker(void)
 static short events_to_watch(void)
 {
 	short events = call_is_stopped(&hook.call) ? 0 : POLLIN;
-	return (short)(events | (at.is_full && hook.call.owed ? POLLOUT : 0));
+	return (short)(events | (at.is_full && (hook.call.owed || hook.call.ending) ? POLLOUT : 0));
 }
 
 void link_settle(void)
