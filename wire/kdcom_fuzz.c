@@ -19,7 +19,7 @@ struct machine {
 	struct kdcom k;
 	uint64_t now;
 	bool is_bytewise;
-	bool may_block;
+	bool is_pair;
 	// What it has written: a stream of whole frames, whatever happens.
 	uint8_t frame[KDCOM_FRAME_MAX];
 	size_t frame_len;
@@ -109,7 +109,7 @@ static void on_event(struct machine *m, const struct kdcom_event *ev, bool was_s
 	case KDCOM_EV_RESET: assert(is_target ? kdcom_is_sending(&m->k) == was_sending : !kdcom_is_sending(&m->k)); break;
 	case KDCOM_EV_BREAKIN: assert(is_target); break;
 	case KDCOM_EV_RESEND_REQUEST: assert(is_target && !was_sending); break;
-	case KDCOM_EV_BLOCKED: assert(m->may_block); break;
+	case KDCOM_EV_BLOCKED: break;
 	case KDCOM_EV_NONE: break;
 	}
 }
@@ -134,8 +134,6 @@ static size_t feed(struct machine *m, const uint8_t *bytes, size_t len)
 	do {
 		size_t used;
 		bool was_sending = kdcom_is_sending(&m->k);
-		if (!m->may_block)
-			write_out(m, KDCOM_OUTPUT_SIZE);
 		kdcom_feed(&m->k, bytes + total, len - total, &used, &ev);
 		total += used;
 		assert(total <= len);
@@ -148,12 +146,15 @@ static size_t feed(struct machine *m, const uint8_t *bytes, size_t len)
 
 static void hear(struct machine *m, const uint8_t *bytes, size_t len)
 {
+	// Both of a pair write at the same moments, since an unwritten copy of a packet is the repetition that a RESEND asks for.
+	if (m->is_pair)
+		write_out(m, KDCOM_OUTPUT_SIZE);
 	if (!m->is_bytewise) {
 		(void)feed(m, bytes, len); // a peer that is blocked loses the rest, as when its connection ends
 		return;
 	}
 	for (size_t i = 0; i < len; i++)
-		(void)feed(m, bytes + i, 1); // never blocked in this mode
+		(void)feed(m, bytes + i, 1); // while it is blocked the bytes are lost, like the rest above
 }
 
 // ---- The program ---------------------------------------------------------------------------------
@@ -209,7 +210,7 @@ static void run(struct machine *m, const uint8_t *data, size_t size, bool is_byt
 	memset(m, 0, sizeof(*m));
 	kdcom_init(&m->k, data[0] & 1 ? KDCOM_DEBUGGER : KDCOM_TARGET);
 	m->is_bytewise = is_bytewise;
-	m->may_block = !is_pair;
+	m->is_pair = is_pair;
 	while (p.at < p.end)
 		step(m, &p);
 	write_out(m, KDCOM_OUTPUT_SIZE);
