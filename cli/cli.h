@@ -4,6 +4,7 @@
 #ifndef CLI_CLI_H
 #define CLI_CLI_H
 
+// vmkd run, serve, list, stats; see above.
 int cli_run(int argc, char **argv);
 int cli_serve(int argc, char **argv);
 int cli_list(int argc, char **argv);

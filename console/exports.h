@@ -19,6 +19,7 @@ struct vmkd_error *exports_read(struct vmkd_target *target, uint64_t base, struc
 struct exports *exports_parse(const uint8_t *directory, uint32_t len, uint32_t rva);
 void exports_destroy(struct exports *exports); // NULL is fine
 
+// Names in the table; 0 for an image that exports nothing.
 size_t exports_count(const struct exports *exports);
 // By name, any case. Return false = no such; *ret_rva is relative to the image.
 bool exports_find(const struct exports *exports, const char *name, uint32_t *ret_rva);

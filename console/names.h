@@ -18,6 +18,7 @@ struct names {
 	uint32_t table_count;
 };
 
+// Frees what was read; it is read anew when needed. Zeroed names are legal.
 void names_forget(struct names *names);
 
 // The modules, read now if they are not known. The result belongs to `names`.

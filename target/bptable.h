@@ -36,6 +36,7 @@ struct bptable {
 
 enum bptable_outcome { BPTABLE_OK = 0, BPTABLE_E_EXISTS = 1, BPTABLE_E_FULL = 2 };
 
+// Empties the books; there is nothing to undo.
 void bptable_init(struct bptable *table);
 
 // A new enabled breakpoint with the lowest free id. -> BPTABLE_OK and *ret_id, E_EXISTS and *ret_id of the one that is there, E_FULL.

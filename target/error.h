@@ -7,6 +7,7 @@
 #include "util/error.h"
 #include "vmkd/vmkd.h"
 
+// A static object: reporting that memory is short needs none. Destroying it is legal and does nothing.
 struct vmkd_error *error_no_memory(void);
 
 // A failing system call: "WHAT: strerror".

@@ -77,6 +77,7 @@ struct vmkd_error *target_check_entry(const struct vmkd_target *target, bool exi
 // Fills version and KDBG if they are not known.
 struct vmkd_error *target_learn(struct vmkd_target *target);
 
+// 32 bits, as far as known; false before the first stop.
 bool target_is_x86(const struct vmkd_target *target);
 // An address as the wire wants it, and as users see it.
 uint64_t target_address_in(const struct vmkd_target *target, uint64_t address);

@@ -157,6 +157,7 @@ WIRE_MUST_CHECK int kd_state_change_encode(const struct kd_state_change *s, uint
 // 0x08, instruction count at most 16) and by addresses beyond 32 bits. 0 = cannot tell.
 uint32_t kd_guess_machine(const uint8_t *body, size_t len);
 
+// "KD_STATE_EXCEPTION"; "unknown" for others.
 const char *kd_state_name(uint32_t state);
 
 // ---- Manipulate (packet type 2) ------------------------------------------------------------------
@@ -346,6 +347,7 @@ WIRE_MUST_CHECK int kd_manipulate_encode(const struct kd_manipulate *m, uint32_t
 // packet's data. Other layouts: data_len. Look at it even when the status is a failure: reads may be partial.
 uint32_t kd_manipulate_data_len(const struct kd_manipulate *m);
 
+// What is known of an API number, for every number: the layout of its union (KD_LAYOUT_NONE or raw where it has none), whether it is one.
 enum kd_layout kd_api_layout(uint32_t api);
 bool kd_api_is_known(uint32_t api);
 bool kd_api_has_reply(uint32_t api); // unknown numbers: true, a stub answers them with a failure
@@ -354,6 +356,7 @@ bool kd_api_has_reply(uint32_t api); // unknown numbers: true, a stub answers th
 bool kd_api_resumes(uint32_t api);
 const char *kd_api_name(uint32_t api); // "KD_API_READ_VIRTUAL"; "unknown" for others
 
+// The union of GetVersion, 40 bytes. -> KD_OK, KD_E_SHORT.
 WIRE_MUST_CHECK int kd_version_decode(const uint8_t *bytes, size_t len, struct kd_version *ret);
 WIRE_MUST_CHECK int kd_version_encode(const struct kd_version *v, uint8_t *bytes, size_t size);
 

@@ -46,6 +46,7 @@ void text_add(struct text *x, const char *s);
 void text_add_hex(struct text *x, uint64_t value);
 void text_add_dec(struct text *x, uint32_t value);
 
+// strcmp and memcmp as questions.
 bool same_text(const char *a, const char *b);
 bool same_bytes(const void *a, const void *b, size_t len);
 // Hex digits with blanks between bytes where one likes. Returns the number of bytes; at most `size`.
