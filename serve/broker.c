@@ -283,6 +283,13 @@ static void from_client_sent(void *arg)
 	session_client_sent(&b->session);
 }
 
+static void from_client_given_up(void *arg)
+{
+	struct broker *b = arg;
+
+	session_client_given_up(&b->session);
+}
+
 static void from_client_reset(void *arg)
 {
 	struct broker *b = arg;
@@ -350,6 +357,7 @@ static void client_has_left(void *arg)
 static const struct client_events client_events = {
 	.packet = from_client_packet,
 	.sent = from_client_sent,
+	.given_up = from_client_given_up,
 	.reset = from_client_reset,
 	.resend = from_client_resend,
 	.breakin = from_client_breakin,

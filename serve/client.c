@@ -85,7 +85,9 @@ static void tell_time(struct client *c)
 	struct kdcom_event ev;
 
 	kdcom_timer(&c->kdcom, now_ms(), &ev);
-	if (ev.kind == KDCOM_EV_GIVEN_UP || ev.kind == KDCOM_EV_SENT)
+	if (ev.kind == KDCOM_EV_GIVEN_UP)
+		c->events->given_up(c->arg);
+	else if (ev.kind == KDCOM_EV_SENT)
 		c->events->sent(c->arg);
 }
 

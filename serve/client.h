@@ -20,7 +20,8 @@ struct client;
 
 struct client_events {
 	void (*packet)(void *arg, uint16_t kd_type, const uint8_t *body, uint32_t body_len);
-	void (*sent)(void *arg); // the packet in flight is done with
+	void (*sent)(void *arg);     // the packet in flight was acknowledged
+	void (*given_up)(void *arg); // ... never was
 	void (*reset)(void *arg);
 	void (*resend)(void *arg);
 	void (*breakin)(void *arg);
@@ -47,6 +48,7 @@ void client_cancel(struct client *client);
 // Write what is due, after events that did not come from this client.
 void client_flush(struct client *client);
 
+// Since this client came; borrowed, valid until it has left.
 const struct kdcom_counters *client_counters(const struct client *client);
 
 // If the other end has hung up, take what it still said and call events.left now: a debugger that comes back at once must not find

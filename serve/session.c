@@ -192,8 +192,8 @@ static void client_send(struct session *s, enum session_item_kind kind, uint16_t
 {
 	s->is_in_flight = true;
 	s->in_flight_kind = kind;
-	// Only prints may be given up: everything else is repeated until the client hears it, as a kernel does.
-	s->ops->client_send(s->arg, kd_type, body, body_len, kind == ITEM_PRINT);
+	// The rest is repeated until the client hears it, as a kernel does.
+	s->ops->client_send(s->arg, kd_type, body, body_len, kd_is_droppable(kd_type, body, body_len));
 }
 
 static void send_item(struct session *s, const struct session_item *item)
@@ -381,10 +381,10 @@ static void refuse_control_alone(struct session *s)
 	deliver(s, KD_PACKET_CONTROL_REQUEST, sizeof(body), body, sizeof(body), 0);
 }
 
-// Without a client: what must not stop a kernel is answered here; exceptions and prompts wait for a debugger.
+// Without a client that listens: what must not stop a kernel is answered here; exceptions and prompts wait for a debugger.
 static void attend_alone(struct session *s)
 {
-	if (s->has_client || s->pending.kd_type || s->asked.kd_type || !s->guest_want || s->guest_want != current_want(s))
+	if ((s->has_client && !s->is_deaf) || s->pending.kd_type || s->asked.kd_type || !s->guest_want || s->guest_want != current_want(s))
 		return;
 	if (is_load_event(&s->current))
 		continue_alone(s);
@@ -585,6 +585,7 @@ void session_client_came(struct session *s)
 	s->client++;
 	s->expected = 0;
 	s->is_current_told = false;
+	s->is_deaf = false;
 	s->is_greeting_due = true;
 	s->is_greeting_timed = false;
 }
@@ -642,7 +643,17 @@ void session_client_packet(struct session *s, uint16_t kd_type, const uint8_t *b
 
 void session_client_sent(struct session *s)
 {
+	s->is_deaf = false;
 	s->is_in_flight = false;
+	pump(s);
+}
+
+void session_client_given_up(struct session *s)
+{
+	s->is_deaf = true;
+	s->is_in_flight = false;
+	s->is_notice_open = false;
+	attend_alone(s);
 	pump(s);
 }
 
@@ -652,6 +663,7 @@ void session_client_reset(struct session *s)
 						(s->in_flight_kind == ITEM_CURRENT && s->is_current_told));
 
 	s->client++; // an answer that is still to come was for the time before
+	s->is_deaf = false;
 	s->is_greeting_due = false;
 	s->is_notice_open = false;
 	queue_drop(s, ITEM_REPLY);
@@ -675,6 +687,7 @@ void session_client_resend(struct session *s)
 void session_client_breakin(struct session *s)
 {
 	s->counters.breakins++;
+	s->is_deaf = false;
 	if (!s->is_registered) {
 		s->is_breakin_kept = true;
 	} else if (!s->current.kd_type || is_load_event(&s->current)) {

@@ -16,6 +16,9 @@
 // The state change, prompt or file request that the guest waits on is kept (`current`), so a client that comes, sends RESET or
 // RESEND gets it again without a word to the guest.
 //
+// What a kernel drops after 20 retries, since nobody listens (KD reference, section 1.9: prints, module loads, the first file request), is
+// treated so for a client, too: one that does not read delays a boot by 10 s, not for ever.
+//
 // Rules: one thread; ops must not call back into the session. Packets accepted from a client are executed exactly once, even if the client
 // leaves; replies go to the client that asked or to nobody. Memory is bounded: SESSION_QUEUE_MAX bytes wait for a slow
 // client that has stopped reading, then the oldest prints are dropped and counted. Bodies come from the guest or from a client and are never trusted to
@@ -54,7 +57,7 @@ struct session_ops {
 	void (*guest_breakin)(void *arg);
 	void (*guest_breakin_cancel)(void *arg);
 	void (*guest_resend)(void *arg);
-	// Towards the client. send: body is copied; afterwards the packet is in flight until session_client_sent.
+	// Towards the client. send: body is copied; afterwards the packet is in flight until session_client_sent or _given_up.
 	void (*client_send)(void *arg, uint16_t kd_type, const uint8_t *body, uint32_t body_len, bool is_droppable);
 	void (*client_expect)(void *arg, uint16_t kd_type); // accept packets of this type only; 0 = none
 	void (*client_restart)(void *arg);                  // ids as after a boot (SYNC)
@@ -122,6 +125,7 @@ struct session {
 	uint32_t client;       // generation: changes when a client comes, leaves or resynchronises
 	uint16_t expected;     // what ops.client_expect was told last
 	bool is_current_told;  // `current` was sent to this client, in this generation
+	bool is_deaf;          // it gave no ACK through all retries: like no client, until it says something
 	bool is_greeting_due;  // `current` waits for the client's RESET, or for SESSION_GREETING_MS
 	bool is_greeting_timed;
 	uint64_t greeting_at_ms;
@@ -141,6 +145,7 @@ struct session {
 void session_init(struct session *s, const struct session_ops *ops, void *arg);
 void session_deinit(struct session *s);
 
+// What `vmkd list` shows; never fails.
 enum session_state session_state(const struct session *s);
 
 // ---- From the guest's link ----------------------------------------------------------------------------
@@ -157,7 +162,8 @@ void session_guest_breakin_taken(struct session *s);
 void session_client_came(struct session *s); // after the old one has left
 void session_client_left(struct session *s);
 void session_client_packet(struct session *s, uint16_t kd_type, const uint8_t *body, uint32_t body_len);
-void session_client_sent(struct session *s);    // the packet in flight was acknowledged or given up
+void session_client_sent(struct session *s);     // the packet in flight was acknowledged
+void session_client_given_up(struct session *s); // ... was not, through all retries (only what a target may drop)
 void session_client_reset(struct session *s);   // it resynchronised; what is in flight will be repeated unless cancelled
 void session_client_resend(struct session *s);  // it wants the state change again, nothing being in flight
 void session_client_breakin(struct session *s);

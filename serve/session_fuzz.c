@@ -79,8 +79,10 @@ static void handle(struct world *w, const struct kdcom_event *ev)
 		session_client_packet(&w->session, ev->type, ev->body, ev->body_len);
 		break;
 	case KDCOM_EV_SENT:
-	case KDCOM_EV_GIVEN_UP:
 		session_client_sent(&w->session);
+		break;
+	case KDCOM_EV_GIVEN_UP:
+		session_client_given_up(&w->session);
 		break;
 	case KDCOM_EV_RESET:
 		session_client_reset(&w->session);

@@ -353,7 +353,7 @@ static void test_breakin_outlives_module_loads(void **state)
 	client_comes();
 	session_client_breakin(&s);
 	guest_loads();
-	did("breakin send(7 3031) expect(2)");
+	did("breakin send(7 3031 droppable) expect(2)");
 }
 
 static void test_breakin_while_stopped_is_nothing(void **state)
@@ -533,7 +533,7 @@ static void test_client_leaves_in_a_module_load(void **state)
 	boot();
 	client_comes();
 	guest_loads();
-	did("send(7 3031) expect(2)");
+	did("send(7 3031 droppable) expect(2)");
 	session_client_left(&s);
 	did("deliver(2 3136)+");
 }
@@ -590,7 +590,7 @@ static void test_reset_behind_an_accepted_continue_brings_nothing_back(void **st
 	session_guest_waits(&s, KD_PACKET_MANIPULATE);
 	did("deliver(2 313c)+");
 	guest_loads();
-	did("send(7 3031) expect(2)");
+	did("send(7 3031 droppable) expect(2)");
 }
 
 static void test_resend_while_a_reply_is_due_is_nothing(void **state)
@@ -627,6 +627,30 @@ static void test_prints_wait_bounded_and_in_order(void **state)
 	did("deliver(2 313c)+ expect(0)");
 }
 
+static void test_deaf_client_delays_a_boot_and_no_more(void **state)
+{
+	(void)state;
+	boot();
+	session_client_came(&s);
+	guest_loads();
+	did("send(7 3031 droppable) expect(2)");
+	is_flying = false;
+	session_client_given_up(&s);
+	did("deliver(2 3136)+ expect(0)");
+	guest_loads();
+	did("send(7 3031 droppable) expect(2) deliver(2 3136)+");
+	is_flying = false;
+	session_client_given_up(&s);
+	log_text[0] = 0;
+	guest_stops(); // that waits for it all the same
+	did("send(7 3030) expect(2)");
+	session_client_reset(&s); // it wakes up
+	client_acks();
+	client_asks(KD_API_CONTINUE2);
+	guest_loads();
+	did("deliver(2 313c)+ expect(0) send(7 3031 droppable) expect(2)");
+}
+
 // ---- Reset and reboot ---------------------------------------------------------------------------------------
 
 static void test_silent_reset_gives_the_notice_then_a_fresh_start(void **state)
@@ -634,7 +658,7 @@ static void test_silent_reset_gives_the_notice_then_a_fresh_start(void **state)
 	(void)state;
 	stopped_with_client();
 	session_guest_gone(&s, LINK_GONE_RESET);
-	did("send(7 3031)");
+	did("send(7 3031 droppable)");
 	assert_int_equal(last_len, KD_STATE_CHANGE_SIZE);
 	assert_int_equal(last_body[0x40], 1);
 	assert_true(get_le64(last_body + 0x28) == UINT64_MAX);
@@ -647,7 +671,7 @@ static void test_silent_reset_gives_the_notice_then_a_fresh_start(void **state)
 	assert_int_equal(get_le32(last_body + 8), KD_STATUS_UNSUCCESSFUL);
 	client_acks();
 	client_asks(KD_API_CONTINUE2);
-	did("restart send(7 3031)");
+	did("restart send(7 3031 droppable)");
 }
 
 static void test_notice_that_nobody_continues_ends_by_itself(void **state)
@@ -658,7 +682,7 @@ static void test_notice_that_nobody_continues_ends_by_itself(void **state)
 	client_acks();
 	boot();
 	guest_stops();
-	did("send(7 3031)");
+	did("send(7 3031 droppable)");
 	assert_int_equal(session_deadline(&s), 0);
 	session_timer(&s, 5000);
 	session_timer(&s, session_deadline(&s) - 1);
@@ -676,7 +700,7 @@ static void test_request_under_way_at_a_reset_fails(void **state)
 	did("deliver(2 3130) send(2 3130) expect(0)");
 	assert_int_equal(get_le32(last_body + 8), KD_STATUS_UNSUCCESSFUL);
 	client_acks();
-	did("send(7 3031) expect(2)");
+	did("send(7 3031 droppable) expect(2)");
 }
 
 static void test_announced_reboot_gives_no_second_notice(void **state)
@@ -692,7 +716,7 @@ static void test_announced_reboot_gives_no_second_notice(void **state)
 	did("restart");
 	boot();
 	guest_loads();
-	did("send(7 3031) expect(2)");
+	did("send(7 3031 droppable) expect(2)");
 }
 
 static void test_reboot_asked_for_gives_no_notice(void **state)
@@ -735,7 +759,7 @@ static void test_first_packet_again_is_a_boot_nobody_announced(void **state)
 	log_text[0] = 0;
 	guest_seq = 0;
 	guest_loads();
-	did("send(7 3031)");
+	did("send(7 3031 droppable)");
 	assert_true(get_le64(last_body + 0x28) == UINT64_MAX);
 	assert_int_equal(s.counters.boots, 2);
 }
@@ -867,6 +891,7 @@ int main(void)
 		T(test_reset_behind_an_accepted_continue_brings_nothing_back),
 		T(test_resend_while_a_reply_is_due_is_nothing),
 		T(test_prints_wait_bounded_and_in_order),
+		T(test_deaf_client_delays_a_boot_and_no_more),
 		T(test_silent_reset_gives_the_notice_then_a_fresh_start),
 		T(test_notice_that_nobody_continues_ends_by_itself),
 		T(test_request_under_way_at_a_reset_fails),
