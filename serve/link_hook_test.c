@@ -1,0 +1,342 @@
+// SPDX-License-Identifier: MIT
+// The hook's link against a VMM side made by hand: greeting, order, refusals, and a peer that comes and goes.
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "serve/guest_link.h"
+#include "util/sock.h"
+#include "wire/kdapi.h"
+
+static struct loop loop;
+static struct guest_link *link_under_test;
+static char folder[64], path[96], log_text[1024];
+static int listener, peer;
+
+__attribute__((format(printf, 1, 2))) static void note(const char *format, ...)
+{
+	size_t len = strlen(log_text);
+	va_list ap;
+
+	va_start(ap, format);
+	vsnprintf(log_text + len, sizeof(log_text) - len, format, ap);
+	va_end(ap);
+}
+
+static void on_up(void *arg)
+{
+	(void)arg;
+	note("up ");
+}
+
+static void on_down(void *arg)
+{
+	(void)arg;
+	note("down ");
+}
+
+static void on_registered(void *arg, const struct link_guest *guest)
+{
+	(void)arg;
+	note("registered(%x) ", guest->arch);
+}
+
+static void on_gone(void *arg, enum link_gone reason)
+{
+	(void)arg;
+	note("gone(%d) ", reason);
+}
+
+static void on_packet(void *arg, const struct link_head *head, const uint8_t *body)
+{
+	(void)arg;
+	note("packet(%u %02x%s) ", head->kd_type, body[head->body_len - 1], head->flags & LINK_F_WAITS ? " waits" : "");
+}
+
+static void on_waits(void *arg, const struct link_head *head)
+{
+	(void)arg;
+	note("waits(%u) ", head->want);
+}
+
+static void on_taken(void *arg)
+{
+	(void)arg;
+	note("taken ");
+}
+
+static void on_stats(void *arg)
+{
+	(void)arg;
+	note("stats(%u) ", (unsigned)link_under_test->stats.port_calls);
+}
+
+static const struct guest_link_events events = { on_up, on_down, on_registered, on_gone, on_packet, on_waits, on_taken, on_stats };
+
+static void turns(int count)
+{
+	while (count--)
+		assert_null(loop_turn(&loop, 30));
+}
+
+static void did(const char *expected)
+{
+	size_t len = strlen(log_text);
+
+	if (len)
+		log_text[len - 1] = 0;
+	assert_string_equal(log_text, expected);
+	log_text[0] = 0;
+}
+
+static void tell(uint16_t type, uint16_t flags, const void *body, uint32_t len, uint16_t kd_type, uint16_t hdr_len)
+{
+	uint8_t bytes[sizeof(struct link_head) + LINK_BODY_MAX];
+	struct link_head head = { .type = type, .flags = flags, .body_len = len, .kd_type = kd_type, .hdr_len = hdr_len, .want = 2, .code = 1 };
+
+	memcpy(bytes, &head, sizeof(head));
+	if (len)
+		memcpy(bytes + sizeof(head), body, len);
+	assert_int_equal(send(peer, bytes, sizeof(head) + len, MSG_NOSIGNAL), sizeof(head) + len);
+}
+
+static struct link_head hear(void)
+{
+	uint8_t bytes[sizeof(struct link_head) + LINK_BODY_MAX];
+	struct link_head head;
+
+	assert_true(recv(peer, bytes, sizeof(bytes), MSG_DONTWAIT) >= (ssize_t)sizeof(head));
+	memcpy(&head, bytes, sizeof(head));
+	return head;
+}
+
+static void greet(uint32_t version, bool is_registered)
+{
+	struct link_hello hello = { .version = version, .pid = 4711, .is_registered = is_registered, .guest.arch = ARCH_X64 };
+
+	tell(LINK_HELLO, 0, &hello, sizeof(hello), 0, 0);
+}
+
+static void meet(void)
+{
+	struct link_head head;
+
+	peer = -1;
+	for (int i = 0; i < 1000 && peer < 0; i++) { // a peer that was refused is tried again only after a while
+		turns(1);
+		peer = accept(listener, NULL, NULL);
+	}
+	assert_true(peer >= 0);
+	head = hear();
+	assert_int_equal(head.type, LINK_ATTACH);
+	assert_int_equal(head.seq, LINK_VERSION);
+}
+
+static int setup(void **state)
+{
+	struct error *error;
+
+	(void)state;
+	strcpy(folder, "/tmp/link_hook_test.XXXXXX");
+	if (!mkdtemp(folder) || setenv("VMKD_RUNTIME_DIR", folder, 1) < 0)
+		return -1;
+	snprintf(path, sizeof(path), "%s/vm", folder);
+	if (mkdir(path, 0700) < 0)
+		return -1;
+	strcat(path, "/vmm.sock");
+	error = sock_listen_unix(path, SOCK_SEQPACKET, SOCK_NONBLOCK, &listener);
+	if (!error)
+		error = loop_init(&loop);
+	if (!error)
+		error = link_hook_create(&loop, "vm", &events, NULL, &link_under_test);
+	log_text[0] = 0;
+	peer = -1;
+	return error ? -1 : 0;
+}
+
+static int teardown(void **state)
+{
+	(void)state;
+	link_under_test->ops->destroy(link_under_test);
+	loop_deinit(&loop);
+	close(listener);
+	if (peer >= 0)
+		close(peer);
+	unlink(path);
+	*strrchr(path, '/') = 0;
+	rmdir(path);
+	return rmdir(folder);
+}
+
+static void test_session(void **state)
+{
+	uint8_t body[KD_STATE_CHANGE_SIZE] = { 0 };
+	struct link_guest guest = { .arch = ARCH_X86 };
+	struct link_stats stats = { .port_calls = 5 };
+
+	(void)state;
+	meet();
+	greet(LINK_VERSION, true);
+	tell(LINK_REGISTERED, 0, &guest, sizeof(guest), 0, 0);
+	body[sizeof(body) - 1] = 0x77;
+	tell(LINK_PACKET, 0, body, sizeof(body), KD_PACKET_STATE_CHANGE, KD_STATE_CHANGE_SIZE);
+	tell(LINK_WAIT, 0, NULL, 0, 0, 0);
+	tell(LINK_PACKET, LINK_F_WAITS, body, 60, KD_PACKET_MANIPULATE, 56);
+	tell(LINK_BREAKIN_TAKEN, 0, NULL, 0, 0, 0);
+	tell(LINK_STATS, 0, &stats, sizeof(stats), 0, 0);
+	tell(LINK_UNREGISTERED, 0, NULL, 0, 0, 0);
+	turns(8);
+	did("up registered(8664) registered(14c) packet(7 77) waits(2) packet(2 00 waits) taken stats(5) gone(1)");
+	assert_int_equal(link_under_test->pid, 4711);
+	assert_int_equal(link_under_test->messages_refused, 0);
+}
+
+static void test_what_is_sent(void **state)
+{
+	uint8_t body[KD_MANIPULATE_SIZE] = { 0 };
+	struct link_head head;
+
+	(void)state;
+	link_under_test->ops->breakin(link_under_test); // nobody there: swallowed
+	meet();
+	greet(LINK_VERSION, false);
+	turns(1);
+	link_under_test->ops->deliver(link_under_test, KD_PACKET_MANIPULATE, sizeof(body), body, sizeof(body), true);
+	head = hear();
+	assert_int_equal(head.type, LINK_DELIVER);
+	assert_int_equal(head.flags, LINK_F_RESUMES);
+	assert_int_equal(head.body_len, sizeof(body));
+	assert_int_equal(head.hdr_len, sizeof(body));
+	link_under_test->ops->breakin(link_under_test);
+	link_under_test->ops->resend(link_under_test);
+	assert_int_equal(hear().type, LINK_BREAKIN);
+	assert_int_equal(hear().type, LINK_RESEND);
+}
+
+static void test_another_version(void **state)
+{
+	(void)state;
+	meet();
+	greet(LINK_VERSION + 1, false);
+	turns(1);
+	did("");
+	assert_non_null(strstr(link_under_test->remark, "restart the VM"));
+	assert_false(link_under_test->is_up);
+}
+
+static void refuses_after_hello(void)
+{
+	turns(2);
+	did("up down");
+	assert_int_equal(link_under_test->messages_refused, 1);
+	close(peer);
+	meet(); // and it comes back
+	greet(LINK_VERSION, false);
+	turns(2);
+	did("up");
+}
+
+static void test_unknown_message(void **state)
+{
+	(void)state;
+	meet();
+	greet(LINK_VERSION, false);
+	tell(99, 0, NULL, 0, 0, 0);
+	refuses_after_hello();
+}
+
+static void test_damaged_messages(void **state)
+{
+	struct link_head head = { .type = LINK_PACKET, .body_len = 5, .hdr_len = 1 };
+	uint8_t body[16] = { 0 };
+
+	(void)state;
+	meet();
+	greet(LINK_VERSION, false);
+	assert_true(send(peer, &head, sizeof(head), 0) > 0); // promises more than it has
+	refuses_after_hello();
+	link_under_test->messages_refused = 0;
+	tell(LINK_PACKET, 0, body, sizeof(body), KD_PACKET_DEBUG_IO, 17); // header beyond the body
+	turns(2);
+	did("down");
+	assert_int_equal(link_under_test->messages_refused, 1);
+}
+
+static void test_oversized_message(void **state)
+{
+	static uint8_t big[sizeof(struct link_head) + LINK_BODY_MAX + 1];
+	struct link_head head = { .type = LINK_PACKET, .body_len = LINK_BODY_MAX + 1, .hdr_len = 16, .kd_type = KD_PACKET_DEBUG_IO };
+
+	(void)state;
+	meet();
+	greet(LINK_VERSION, false);
+	memcpy(big, &head, sizeof(head));
+	assert_true(send(peer, big, sizeof(big), 0) > 0);
+	refuses_after_hello();
+}
+
+static void test_nothing_before_the_greeting(void **state)
+{
+	(void)state;
+	meet();
+	tell(LINK_WAIT, 0, NULL, 0, 0, 0);
+	turns(1);
+	did("");
+	assert_int_equal(link_under_test->messages_refused, 1);
+}
+
+static void test_peer_goes_and_comes(void **state)
+{
+	(void)state;
+	meet();
+	greet(LINK_VERSION, false);
+	turns(1);
+	close(peer);
+	turns(1);
+	did("up down");
+	meet();
+	greet(LINK_VERSION, false);
+	turns(1);
+	did("up");
+}
+
+static void test_held_link_takes_nothing(void **state)
+{
+	(void)state;
+	meet();
+	greet(LINK_VERSION, false);
+	turns(1);
+	link_under_test->ops->hold(link_under_test, true);
+	tell(LINK_WAIT, 0, NULL, 0, 0, 0);
+	turns(2);
+	did("up");
+	link_under_test->ops->hold(link_under_test, false);
+	turns(1);
+	did("waits(2)");
+}
+
+int main(void)
+{
+#define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+	const struct CMUnitTest tests[] = {
+		T(test_session),
+		T(test_what_is_sent),
+		T(test_another_version),
+		T(test_unknown_message),
+		T(test_damaged_messages),
+		T(test_oversized_message),
+		T(test_nothing_before_the_greeting),
+		T(test_peer_goes_and_comes),
+		T(test_held_link_takes_nothing),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
