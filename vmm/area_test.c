@@ -94,6 +94,14 @@ static void a_good_area_is_taken_and_nothing_is_written(void **state)
 	assert_false(area_owns_page(&f->area, 6));
 }
 
+static void unknown_features_are_not_accepted(void **state)
+{
+	struct fixture *f = *state;
+	f->guest.head->features = AREA_FEATURE_PRINT_BATCH | 1u << 31;
+	assert_int_equal(try_register(f), AREA_OK);
+	assert_int_equal(f->area.features, AREA_FEATURE_PRINT_BATCH);
+}
+
 static void addresses_that_are_no_head_are_refused(void **state)
 {
 	struct fixture *f = *state;
@@ -351,6 +359,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		TEST(the_map_knows_whole_pages_of_ram_only),
+		TEST(unknown_features_are_not_accepted),
 		TEST(addresses_that_are_no_head_are_refused),
 		TEST(each_bad_word_is_refused),
 		TEST(pages_that_are_not_the_modules_are_refused),
