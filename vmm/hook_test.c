@@ -122,6 +122,7 @@ static void user_mode_is_left_to_the_vmm_and_counted(void **state)
 	load_call(CALL_POLL, 0, 0);
 	enum run_end end = cpu_run(&m.cpu[0]);
 	set_cpl(&m.cpu[0], 0);
+	assert_int_not_equal(end, RUN_DONE); // answered
 	if (end != RUN_LEFT_TO_VMM) {
 		end_broker(&b);
 		print_message("this KVM does not let user mode at a port (end %d)\n", end);
