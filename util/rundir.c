@@ -30,9 +30,39 @@ struct error *rundir_check_name(const char *name)
 	return error_create(EINVAL, "'%s' is not a VM name: expected A-Z a-z 0-9 . _ - only, not starting with '.' or '-'", name);
 }
 
+// A folder of `owner` with none of the mode bits `forbidden`.
+static struct error *check_folder(const char *path, uid_t owner, mode_t forbidden)
+{
+	struct stat st;
+
+	if (lstat(path, &st) < 0)
+		return error_create(errno, "%s: %s", path, strerror(errno));
+	if (!S_ISDIR(st.st_mode))
+		return error_create(ENOTDIR, "%s is not a folder; remove it or set VMKD_RUNTIME_DIR", path);
+	if (st.st_uid != owner)
+		return error_create(EPERM, "%s belongs to user %u, not to you (%u); set VMKD_RUNTIME_DIR to a folder of yours",
+				    path, (unsigned)st.st_uid, (unsigned)geteuid());
+	if (st.st_mode & forbidden)
+		return error_create(EPERM, "%s is open to other users (mode %04o); expected 0700: chmod 700 %s", path,
+				    (unsigned)st.st_mode & 07777, path);
+	return NULL;
+}
+
+// In a folder that somebody else can write, what looks like a VM may be his: sockets, and names that turn into links between two looks.
+// Only root may serve the VMs of the user whose folder it was told.
+static struct error *check_base(const char *path, bool is_told)
+{
+	struct stat st;
+
+	if (lstat(path, &st) < 0)
+		return NULL; // not there yet, or whoever opens something in it says why not
+	return check_folder(path, is_told && geteuid() == 0 ? st.st_uid : geteuid(), 022);
+}
+
 struct error *rundir_base(char ret[RUNDIR_PATH_MAX])
 {
 	const char *own = getenv("VMKD_RUNTIME_DIR"), *xdg = getenv("XDG_RUNTIME_DIR");
+	struct error *error;
 	char path[4096];
 	int len;
 
@@ -41,15 +71,17 @@ struct error *rundir_base(char ret[RUNDIR_PATH_MAX])
 	else if (xdg && xdg[0])
 		len = snprintf(path, sizeof(path), "%s/vmkd", xdg);
 	else
-		len = snprintf(path, sizeof(path), "/tmp/vmkd-%u", (unsigned)getuid());
+		len = snprintf(path, sizeof(path), "/tmp/vmkd-%u", (unsigned)geteuid());
 	// "/N/" and the longest file must still fit; a one-letter name is the shortest.
 	if (len < 0 || (size_t)len + 3 + LONGEST_FILE >= RUNDIR_PATH_MAX)
 		return error_create(ENAMETOOLONG, "the runtime folder's path is too long for sockets (%d characters, at most %u): "
 						  "set VMKD_RUNTIME_DIR to a shorter one", len, RUNDIR_PATH_MAX - 4 - LONGEST_FILE);
 	if (path[0] != '/')
 		return error_create(EINVAL, "the runtime folder must be an absolute path, not '%s'", path);
-	memcpy(ret, path, (size_t)len + 1);
-	return NULL;
+	error = check_base(path, own && own[0]);
+	if (!error)
+		memcpy(ret, path, (size_t)len + 1);
+	return error;
 }
 
 struct error *rundir_path(const char *name, const char *file, char ret[RUNDIR_PATH_MAX])
@@ -73,21 +105,9 @@ struct error *rundir_path(const char *name, const char *file, char ret[RUNDIR_PA
 
 static struct error *make_private_folder(const char *path)
 {
-	struct stat st;
-
 	if (mkdir(path, 0700) < 0 && errno != EEXIST)
 		return error_create(errno, "cannot create the folder %s: %s", path, strerror(errno));
-	if (lstat(path, &st) < 0)
-		return error_create(errno, "%s: %s", path, strerror(errno));
-	if (!S_ISDIR(st.st_mode))
-		return error_create(ENOTDIR, "%s is not a folder; remove it or set VMKD_RUNTIME_DIR", path);
-	if (st.st_uid != geteuid())
-		return error_create(EPERM, "%s belongs to user %u, not to you (%u); set VMKD_RUNTIME_DIR to a folder of yours",
-				    path, (unsigned)st.st_uid, (unsigned)geteuid());
-	if (st.st_mode & 077)
-		return error_create(EPERM, "%s is open to other users (mode %04o); expected 0700: chmod 700 %s", path,
-				    (unsigned)st.st_mode & 07777, path);
-	return NULL;
+	return check_folder(path, geteuid(), 077);
 }
 
 struct error *rundir_create(const char *name)

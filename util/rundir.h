@@ -22,10 +22,11 @@ bool rundir_name_is_valid(const char *name);
 // As above, with a message that says which rule was broken.
 ERROR_MUST_CHECK struct error *rundir_check_name(const char *name);
 
-// The base folder, not created. -> NULL and *ret, or an error when the path is too long for sockets in it.
+// The base folder, not created. -> NULL and *ret, or an error when the path is too long for sockets in it, or when the folder is
+// there and belongs to somebody else (root may be told another user's by VMKD_RUNTIME_DIR), may be written by others, or is no folder.
 ERROR_MUST_CHECK struct error *rundir_base(char ret[RUNDIR_PATH_MAX]);
 
-// BASE/NAME or, with `file`, BASE/NAME/FILE; nothing is created. Errors: bad name, path too long.
+// BASE/NAME or, with `file`, BASE/NAME/FILE; nothing is created. Errors: bad name, path too long, a base as above.
 ERROR_MUST_CHECK struct error *rundir_path(const char *name, const char *file, char ret[RUNDIR_PATH_MAX]);
 
 // Create base and BASE/NAME with mode 0700 where missing. A folder that belongs to somebody else, is a symbolic link or is open to

@@ -94,6 +94,29 @@ static void test_base_refusals(void **state)
 	unsetenv("VMKD_RUNTIME_DIR");
 }
 
+// Whatever is found in a folder that others can write would be theirs: `vmkd list` and `vmkd kd` must not look into it.
+static void test_foreign_base_is_refused(void **state)
+{
+	char base[96], link[104], path[RUNDIR_PATH_MAX] = "untouched";
+
+	(void)state;
+	snprintf(base, sizeof(base), "%s/open", scratch);
+	snprintf(link, sizeof(link), "%s/open-link", scratch);
+	assert_int_equal(mkdir(base, 0700), 0);
+	assert_int_equal(symlink(base, link), 0);
+	setenv("VMKD_RUNTIME_DIR", link, 1);
+	fails(rundir_base(path), ENOTDIR, "not a folder");
+	setenv("VMKD_RUNTIME_DIR", base, 1);
+	assert_int_equal(chmod(base, 0770), 0);
+	fails(rundir_path("vm", "kd.sock", path), EPERM, "open to other users");
+	assert_string_equal(path, "untouched");
+	assert_int_equal(chmod(base, 0700), 0);
+	ok(rundir_path("vm", "kd.sock", path));
+	assert_int_equal(rmdir(base), 0);
+	assert_int_equal(unlink(link), 0);
+	unsetenv("VMKD_RUNTIME_DIR");
+}
+
 static void test_folders_are_private(void **state)
 {
 	char base[96], other[128];
@@ -321,6 +344,7 @@ int main(void)
 		cmocka_unit_test(test_names),
 		cmocka_unit_test(test_base_order),
 		cmocka_unit_test(test_base_refusals),
+		cmocka_unit_test(test_foreign_base_is_refused),
 		cmocka_unit_test(test_folders_are_private),
 		cmocka_unit_test(test_addresses),
 		cmocka_unit_test(test_unix_sockets),
