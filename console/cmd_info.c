@@ -360,6 +360,13 @@ COMMAND(cmd_evaluate)
 	if (*arguments == '\0')
 		return cmd_help(console, name, arguments);
 	struct vmkd_error *error = console_evaluate(console, arguments, &value);
+	bool is_stopped = vmkd_target_state(console->target) == VMKD_STATE_STOPPED;
+	if (error && !is_stopped && !console->is_interactive) { // numbers need no target, names do
+		vmkd_error_destroy(error);
+		error = session_need_stop(console);
+		if (!error)
+			error = console_evaluate(console, arguments, &value);
+	}
 	if (error)
 		return error;
 	bool is_32bit = session_env(console).is_32bit;

@@ -66,12 +66,14 @@ COMMAND(cmd_go)
 	uint64_t address = 0;
 	uint32_t id = 0;
 	bool is_temporary = false;
-	struct vmkd_error *error = last_exception(console, &stop);
+	enum vmkd_state state = vmkd_target_state(console->target);
 
-	if (vmkd_target_state(console->target) == VMKD_STATE_RUNNING) { // as WinDbg: there is nothing to do but wait
-		vmkd_error_destroy(error);
+	// It goes already: there is nothing to do but wait. An address needs a stop to be looked up and set.
+	if ((state == VMKD_STATE_RUNNING || state == VMKD_STATE_UNKNOWN) && *arguments == '\0')
 		return session_wait(console, 0);
-	}
+	struct vmkd_error *error = session_need_stop(console);
+	if (!error)
+		error = last_exception(console, &stop);
 	if (!error && *arguments != '\0')
 		error = console_evaluate(console, arguments, &address);
 	if (!error && *arguments != '\0')
@@ -273,11 +275,9 @@ COMMAND(cmd_answer)
 {
 	(void)name;
 	struct vmkd_error *error = vmkd_target_answer_prompt(console->target, arguments, strlen(arguments));
-	if (error)
-		return error;
-	console->has_prompt = false;
-	// In a script the next stop or the next prompt is what the next command is about.
-	return console->is_interactive ? NULL : session_wait(console, 0);
+	if (!error)
+		console->has_prompt = false;
+	return error;
 }
 
 COMMAND(cmd_reboot)

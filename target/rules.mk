@@ -7,3 +7,5 @@ TARGET_UTIL := util/error.c util/rundir.c util/sock.c
 
 $(call host_library,libvmkd.so,$(TARGET_SRC) $(TARGET_WIRE) $(TARGET_UTIL),,target/libvmkd.map)
 $(call unit_test,target_test,target/target_test.c target/peer_test.c $(TARGET_SRC) $(TARGET_WIRE) $(TARGET_UTIL),-lcmocka)
+$(call fuzz_target,target_fuzz,target/target_fuzz.c $(TARGET_SRC) $(TARGET_WIRE) $(TARGET_UTIL),)
+$(call unit_test,bptable_test,target/bptable_test.c target/bptable.c,-lcmocka)
