@@ -23,6 +23,7 @@ struct stream {
 	bool is_socket; // send with MSG_NOSIGNAL
 	bool is_closed;
 	int os_error;
+	bool is_marked; // stream_mark_pending
 	atomic_bool is_woken;
 	size_t input_at, input_len; // bytes of input not yet fed
 	uint8_t input[INPUT_SIZE];
@@ -119,10 +120,10 @@ void stream_flush(struct stream *stream)
 		ssize_t done = stream->is_socket ? send(stream->fd, bytes, len, MSG_NOSIGNAL) : write(stream->fd, bytes, len);
 		if (done < 0 && errno == EINTR)
 			continue;
-		// What cannot be written now, or ever, is not fatal: an ended connection may still hold input to read.
-		if (done <= 0)
+		if (done == 0 || (done < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)))
 			return;
-		kdcom_output_consume(&stream->kdcom, (size_t)done);
+		// What can never be written is dropped, not fatal: the ended connection may still hold input to read.
+		kdcom_output_consume(&stream->kdcom, done > 0 ? (size_t)done : len);
 	}
 }
 
@@ -199,6 +200,10 @@ static bool take_wake(struct stream *stream)
 {
 	uint64_t count;
 
+	// Every request passes here: no system call unless there is something to take.
+	if (!stream->is_marked && !atomic_load(&stream->is_woken))
+		return false;
+	stream->is_marked = false;
 	if (read(stream->wake_fd, &count, sizeof(count)) < 0 && errno != EAGAIN)
 		return false;
 	return atomic_exchange(&stream->is_woken, false);
@@ -230,8 +235,9 @@ static int ms_until(uint64_t deadline)
 	return deadline - now > INT32_MAX ? INT32_MAX : (int)(deadline - now);
 }
 
-// -> false: a signal came.
-static bool sleep_until(struct stream *stream, uint64_t deadline)
+enum slept { SLEPT_OVER, SLEPT_INPUT, SLEPT_OTHER, SLEPT_SIGNAL };
+
+static enum slept sleep_until(struct stream *stream, uint64_t deadline)
 {
 	uint64_t timer = kdcom_deadline(&stream->kdcom);
 	const uint8_t *bytes;
@@ -240,11 +246,36 @@ static bool sleep_until(struct stream *stream, uint64_t deadline)
 	kdcom_output(&stream->kdcom, &bytes, &len);
 	// Input that could not be fed (the peer reads nothing, so there is no room for its ACKs) waits for room, not for more input.
 	short events = (short)((stream_has_input(stream) ? 0 : POLLIN) | (len > 0 ? POLLOUT : 0));
-	struct pollfd fds[] = { { .fd = stream->fd, .events = events },
-				{ .fd = stream->wake_fd, .events = POLLIN } };
-	if (timer < deadline)
-		deadline = timer;
-	return poll(fds, 2, ms_until(deadline)) >= 0 || errno != EINTR;
+	struct pollfd fds[] = { { .fd = stream->fd, .events = events }, { .fd = stream->wake_fd, .events = POLLIN } };
+	int count = poll(fds, 2, ms_until(timer < deadline ? timer : deadline));
+	if (count < 0)
+		return errno == EINTR ? SLEPT_SIGNAL : SLEPT_OTHER;
+	if (count == 0)
+		return SLEPT_OVER;
+	// stream_wake sets its flag before it writes: what is written late must be taken, too, or poll would never sleep again.
+	stream->is_marked = stream->is_marked || fds[1].revents != 0;
+	return fds[0].revents & (POLLIN | POLLHUP | POLLERR) ? SLEPT_INPUT : SLEPT_OTHER;
+}
+
+// What there is after a sleep. -> true: *ret is set.
+static bool after_sleep(struct stream *stream, enum slept slept, uint64_t deadline, struct stream_event *ret)
+{
+	switch (slept) {
+	case SLEPT_INPUT:
+		if (!stream_has_input(stream))
+			(void)read_more(stream); // nothing, or the end, shows in the next turn
+		return false;
+	case SLEPT_SIGNAL:
+		*ret = (struct stream_event){ .kind = STREAM_SIGNAL };
+		return true;
+	case SLEPT_OVER:
+	case SLEPT_OTHER:
+		break;
+	}
+	if (deadline == STREAM_FOREVER || stream_now() < deadline || slept == SLEPT_OTHER)
+		return false;
+	*ret = (struct stream_event){ .kind = STREAM_NONE };
+	return true;
 }
 
 void stream_next(struct stream *stream, uint64_t deadline, struct stream_event *ret)
@@ -254,20 +285,12 @@ void stream_next(struct stream *stream, uint64_t deadline, struct stream_event *
 		stream_flush(stream);
 		if (is_ready)
 			return;
-		if (!stream->is_closed && !stream_has_input(stream) && read_more(stream))
-			continue;
 		if (stream->is_closed) {
 			*ret = (struct stream_event){ .kind = STREAM_CLOSED, .os_error = stream->os_error };
 			return;
 		}
-		if (deadline != STREAM_FOREVER && stream_now() >= deadline) {
-			*ret = (struct stream_event){ .kind = STREAM_NONE };
+		if (after_sleep(stream, sleep_until(stream, deadline), deadline, ret))
 			return;
-		}
-		if (!sleep_until(stream, deadline)) {
-			*ret = (struct stream_event){ .kind = STREAM_SIGNAL };
-			return;
-		}
 	}
 }
 
@@ -291,6 +314,8 @@ int stream_poll_fd(const struct stream *stream)
 void stream_mark_pending(struct stream *stream)
 {
 	uint64_t one = 1;
+
+	stream->is_marked = true;
 	ssize_t ignored = write(stream->wake_fd, &one, sizeof(one)); // as in stream_wake
 	(void)ignored;
 }
