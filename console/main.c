@@ -12,7 +12,7 @@
 #include "console/line.h"
 #include "console/shell.h"
 
-#define FIRST_STATE_MS 1500u // a stopped target answers the RESET of the start in this time
+#define FIRST_STATE_MS 700u // a stopped target answers the RESET of the start in this time
 #define PROMPT_SIZE 32
 
 static const char USAGE[] = "usage: vmkd kd TARGET [-b] [-c COMMANDS] [-t SECONDS] [-v]\n"

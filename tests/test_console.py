@@ -12,6 +12,7 @@ import os
 import pty
 import re
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,6 +27,10 @@ CASES = []
 # What these say comes once, at the start: the console must be there by then.
 EARLY = {"print", "prompt", "command", "loadunload", "exception", "later"}
 GUARD = str(int(GUARD_S))
+
+
+class Skip(Exception):
+    """The case does not apply; the text says why."""
 
 
 def case(*scenarios, cpus=1, set_words=(), more=(), alone=False):
@@ -118,7 +123,6 @@ def bad_commands_give_one_line_and_a_status(guest):
         ("eb nt 100", "expected a value of 1 bytes"),
         ("eb 0 1", "cannot write memory at 0"),
         ("bp", "expected: bp"),
-        ("bp 0", "refuses a breakpoint"),
         ("bc 9", "no breakpoint 9"),
         ("bc x", "expected breakpoint numbers"),
         ("~7s", "expected a processor"),
@@ -171,7 +175,7 @@ def a_dead_port_ends_in_a_message(guest):
 @case("idle", alone=True)
 def a_go_without_end_ends_with_t(guest):
     got, text = guest.vm.run("kd", guest.url, "-t", "4", "-c", "g; .echo never")
-    check(got == 1 and "did not stop within" in text and "never" not in text, f"{got}: {text}")
+    check(got == 1 and re.search("did not stop within|nothing came from", text) and "never" not in text, f"{got}: {text}")
     guest.kd("r")  # and it left an orderly target
 
 
@@ -342,6 +346,39 @@ def the_connection_breaks(guest):
 
 
 @case("counter", alone=True)
+def a_serial_line(guest):
+    """A terminal device in between, as with a real serial port."""
+    if not shutil.which("socat"):
+        raise Skip("socat is not installed")
+    device = f"{guest.vm.folder}/line"
+    socat = subprocess.Popen(["socat", f"PTY,link={device},raw,echo=0", f"UNIX-CONNECT:{guest.vm.kd_socket()}"])
+    try:
+        wait_for("the line", lambda: os.path.exists(device))
+        got, text = guest.vm.run("kd", f"serial:{device}", "-t", GUARD, "-c", f"r {guest.ip}; lm; .writemem {guest.vm.folder}/x nt L3000")
+        check(got == 0 and "ntoskrnl" in text and "3000 written" in text, f"{got}:\n{text}")
+    finally:
+        socat.kill()
+        socat.wait()
+
+
+@case("counter")
+def a_second_debugger_is_refused(guest):
+    if guest.link == "serial":
+        raise Skip("QEMU's own socket serves one and lets others wait")
+    first = subprocess.Popen([VMKD, "kd", guest.url, "-b"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=guest.vm.env, cwd=ROOT)
+    try:
+        check("Break" in first.stdout.readline(), "the first one has not broken in")
+        got, text = guest.vm.run("kd", guest.url, "-t", GUARD, "-c", "r")
+        check(got == 1 and "another debugger" in text and len(text.splitlines()) == 1, f"{got}:\n{text}")
+        out, _ = first.communicate("? 40+2\nq\n", timeout=GUARD_S)
+        check(first.returncode == 0 and "Evaluate expression: 66" in out, f"the first one was disturbed: {first.returncode}\n{out}")
+    finally:
+        first.kill()
+        first.wait()
+    guest.kd("r")
+
+
+@case("counter", alone=True)
 def sigint_breaks_in(guest):
     process = subprocess.Popen([VMKD, "kd", guest.url, "-t", GUARD, "-c", "g; .echo stopped; r"], stdout=subprocess.PIPE,
                                stderr=subprocess.STDOUT, text=True, env=guest.vm.env, cwd=ROOT)
@@ -494,7 +531,7 @@ def main():
     options = parser.parse_args()
     links = ("serial", "debugcon") if options.link == "both" else (options.link,)
     arches = ("x64", "x86") if options.arch == "both" else (options.arch,)
-    passed = failed = 0
+    passed = failed = skipped = 0
     for link in links:
         for arch in arches:
             for entry in CASES:
@@ -507,12 +544,15 @@ def main():
                     run_case(entry, link, arch)
                     passed += 1
                     print(f"ok {name}", flush=True)
+                except Skip as why:
+                    skipped += 1
+                    print(f"skip {name}: {why}", flush=True)
                 except (AssertionError, Hang, OSError, ValueError, TypeError, KeyError, subprocess.TimeoutExpired) as error:
                     failed += 1
                     print(f"FAIL {name}: {type(error).__name__}: {error}", flush=True)
                     if options.trace:
                         traceback.print_exc()
-    print(f"{passed} passed, {failed} failed, 0 skipped")
+    print(f"{passed} passed, {failed} failed, {skipped} skipped")
     return 1 if failed else 0
 
 
