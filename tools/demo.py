@@ -92,8 +92,8 @@ def main():
         headline("vmkd list")
         say(vm.run("list")[1].rstrip())
         if sys.stdin.isatty() and sys.stdout.isatty():
-            say("\nYour turn: Ctrl-C breaks in, g goes on, ? helps, q leaves (and ends the demo's VM).")
-            subprocess.run([VMKD, "kd", "vm:demo"], env=vm.env)
+            say("\nYour turn. The kernel will be stopped: look around; g goes on, Ctrl-C stops it, ? helps, q leaves (and ends the demo's VM).")
+            subprocess.run([VMKD, "kd", "-b", "vm:demo"], env=vm.env)
     say("\nDone. The VM is gone; build/vmkd is yours: see README.md.")
     return 0
 
