@@ -76,6 +76,7 @@ struct vmkd_error *command_run_line(struct console *console, const char *text)
 		struct vmkd_error *error = take_command(&text, command);
 		if (!error && command[0] != '\0')
 			error = run_one(console, command);
+		fflush(console->out); // who reads the other end of a pipe waits for it
 		if (error)
 			return error;
 	}

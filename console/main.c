@@ -163,6 +163,7 @@ static struct vmkd_error *run_stream(struct console *console, FILE *in)
 	struct vmkd_error *error = NULL;
 	ssize_t len;
 
+	fflush(console->out);
 	while (!error && console->quit == QUIT_NOT && (len = getline(&text, &size, in)) >= 0) {
 		text[strcspn(text, "\r\n")] = '\0';
 		error = command_run_line(console, text);
