@@ -20,8 +20,6 @@
 #include "util/rundir.h"
 
 #define LIBRARY "libvmkd-vmm.so"
-// After the VM's end: turns of the loop in which its last packets still reach a debugger.
-#define LAST_TURNS 50
 
 struct run {
 	const char *name, *link, *tcp;
@@ -315,7 +313,7 @@ static bool follow_daemon(struct run *r, struct watch *w)
 	return w->pid == pid && pid;
 }
 
-static struct error *serve_until_end(struct run *r, struct loop *loop, struct watch *w, int *ret_status)
+static struct error *serve_until_end(struct run *r, struct loop *loop, struct broker *broker, struct watch *w, int *ret_status)
 {
 	int pid = w->pid;
 	struct error *error = loop_run(loop);
@@ -325,10 +323,7 @@ static struct error *serve_until_end(struct run *r, struct loop *loop, struct wa
 	*ret_status = exit_status(pid);
 	if (*ret_status == 0 && r->is_qemu && r->qemu.is_daemonized && follow_daemon(r, w))
 		error = loop_run(loop);
-	loop->is_stopped = false;
-	for (int i = 0; i < LAST_TURNS && !error; i++)
-		error = loop_turn(loop, 0);
-	return error;
+	return error ? error : broker_linger(broker);
 }
 
 static struct error *run_vm(struct run *r, struct loop *loop, struct watch *w, int *ret_status)
@@ -352,7 +347,7 @@ static struct error *run_vm(struct run *r, struct loop *loop, struct watch *w, i
 	if (!error)
 		error = watch_process(w, pid);
 	if (!error)
-		error = serve_until_end(r, loop, w, ret_status);
+		error = serve_until_end(r, loop, broker, w, ret_status);
 	broker_destroy(broker);
 	return error;
 }

@@ -78,6 +78,8 @@ static struct error *serve(struct serve *s, struct loop *loop)
 		fprintf(stderr, "vmkd serve: serving %s (pid %d) by %s\n", s->name, pid, options.link);
 		error = loop_run(loop);
 	}
+	if (!error && s->watch.has_ended)
+		error = broker_linger(broker);
 	broker_destroy(broker);
 	close(lock);
 	if (s->watch.has_ended)

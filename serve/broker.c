@@ -26,6 +26,9 @@
 
 // A client that acknowledged nothing for so long does not read: the guest is not made to wait for it any longer.
 #define STALL_MS 1000u
+// Only for the deadline to be seen: everything that happens ends a turn at once.
+#define LINGER_TURN_MS 100
+#define VERSION_TEXT_MAX 160u
 
 struct client_sums {
 #define X(name) uint64_t name;
@@ -44,6 +47,7 @@ struct broker {
 	struct loop *loop;
 	char name[RUNDIR_NAME_MAX + 1];
 	bool no_ram;
+	uint32_t told_version; // the refused_version that the user has been told, 0 = none
 	bool was_up;
 	int vm_pid;
 	void (*on_up)(void *arg, int vm_pid);
@@ -253,6 +257,27 @@ static void link_stats_came(void *arg)
 	ctl_stats_ready(b->ctl);
 }
 
+static void describe_version(const struct broker *b, char *ret, size_t size)
+{
+	uint32_t theirs = b->link->refused_version;
+
+	snprintf(ret, size, "the guest module speaks version %u.%u, this vmkd %u.%u: install this vmkd's kdvmkd.dll in the guest",
+		 theirs >> 16, theirs & 0xFFFFu, AREA_VERSION_MAJOR, AREA_VERSION_MINOR);
+}
+
+// The module tries again and again; the user is told once.
+static void link_refused(void *arg)
+{
+	struct broker *b = arg;
+	char text[VERSION_TEXT_MAX];
+
+	if (b->told_version == b->link->refused_version)
+		return;
+	b->told_version = b->link->refused_version;
+	describe_version(b, text, sizeof(text));
+	fprintf(stderr, "vmkd: %s: %s\n", b->name, text);
+}
+
 static const struct guest_link_events link_events = {
 	.up = link_up,
 	.down = link_down,
@@ -262,6 +287,7 @@ static const struct guest_link_events link_events = {
 	.waits = link_waits,
 	.breakin_taken = link_breakin_taken,
 	.stats = link_stats_came,
+	.refused = link_refused,
 };
 
 // ---- The client -----------------------------------------------------------------------------------------
@@ -368,9 +394,15 @@ static const struct client_events client_events = {
 
 static void turn_away(struct broker *b, int fd)
 {
-	char text[CLIENT_NAME_MAX + 128];
+	char text[CLIENT_NAME_MAX + VERSION_TEXT_MAX], why[VERSION_TEXT_MAX];
 
-	snprintf(text, sizeof(text), "vmkd: another debugger (%s) is attached to %s; detach it first\n", client_name(b->client), b->name);
+	if (b->client) {
+		snprintf(text, sizeof(text), "vmkd: another debugger (%s) is attached to %s; detach it first\n", client_name(b->client),
+			 b->name);
+	} else {
+		describe_version(b, why, sizeof(why));
+		snprintf(text, sizeof(text), "vmkd: %s\n", why);
+	}
 	b->sums.turned_away++;
 	client_turn_away(b->loop, fd, text);
 }
@@ -399,7 +431,8 @@ static void on_connection(struct loop_source *source, uint32_t events)
 	}
 	if (b->client)
 		client_notice_end(b->client);
-	if (b->client) {
+	// With a module that cannot be talked to a debugger would wait for ever.
+	if (b->client || b->link->refused_version) {
 		turn_away(b, fd);
 		return;
 	}
@@ -438,13 +471,12 @@ static void add_remark(cJSON *remarks, const char *text)
 
 static void add_remarks(struct broker *b, cJSON *remarks)
 {
-	char text[200];
+	char text[VERSION_TEXT_MAX];
 
 	if (b->link->remark[0])
 		add_remark(remarks, b->link->remark);
 	if (b->link->refused_version) {
-		snprintf(text, sizeof(text), "the guest module speaks version %u.%u, this vmkd %u.%u: install this vmkd's kdvmkd.dll in the guest",
-			 b->link->refused_version >> 16, b->link->refused_version & 0xFFFFu, AREA_VERSION_MAJOR, AREA_VERSION_MINOR);
+		describe_version(b, text, sizeof(text));
 		add_remark(remarks, text);
 	}
 	if (b->no_ram)
@@ -631,6 +663,17 @@ struct error *broker_create(struct loop *loop, const struct broker_options *o, s
 	}
 	*ret = b;
 	return NULL;
+}
+
+struct error *broker_linger(struct broker *b)
+{
+	uint64_t until = loop_now_ns() + BROKER_LINGER_MS * 1000000ull;
+	struct error *error = NULL;
+
+	b->loop->is_stopped = false;
+	while (!error && (b->link->is_up || session_owes_client(&b->session)) && loop_now_ns() < until)
+		error = loop_turn(b->loop, LINGER_TURN_MS);
+	return error;
 }
 
 void broker_destroy(struct broker *b)

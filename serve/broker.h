@@ -31,6 +31,12 @@ ERROR_MUST_CHECK struct error *broker_create(struct loop *loop, const struct bro
 // Hang up on everybody and remove the sockets. NULL is fine.
 void broker_destroy(struct broker *broker);
 
+// The VM's process has ended: take what its side of the link still holds, and give the debugger BROKER_LINGER_MS to read it (and
+// whatever else it has not read). To be called before broker_destroy, or the last DbgPrint before a power-off is lost.
+// -> NULL, or the loop's error.
+#define BROKER_LINGER_MS 3000u // a debugger that reads takes microseconds a line; a stopped one must not hold up the VM's end
+ERROR_MUST_CHECK struct error *broker_linger(struct broker *broker);
+
 // Was the VMM side ever there?
 bool broker_was_up(const struct broker *broker);
 

@@ -86,6 +86,8 @@ static void test_wrong_sum_loses_no_hello_behind_it(void **state)
 {
 	struct doorbell d = { 0 };
 	uint8_t bytes[16];
+	gpa_t head = { 0 };
+	size_t used;
 
 	(void)state;
 	bytes[0] = DOORBELL_HELLO; // the end of a hello whose beginning nobody read
@@ -94,6 +96,10 @@ static void test_wrong_sum_loses_no_hello_behind_it(void **state)
 	make_hello(bytes + 3, 0x7000);
 	assert_string_equal(meaning(&d, bytes, 13), "H");
 	assert_true(d.refused > 0);
+	assert_int_equal(doorbell_feed(&d, bytes, 10, &used, &head), DOORBELL_EV_NONE); // the bad one is none,
+	assert_int_equal(d.count, 7);
+	assert_int_equal(doorbell_feed(&d, bytes + 10, 3, &used, &head), DOORBELL_EV_HELLO); // the one in it is
+	assert_true(head.v == 0x7000);
 }
 
 static void test_reset_forgets_half_a_hello(void **state)

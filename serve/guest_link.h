@@ -25,6 +25,7 @@ struct guest_link_events {
 	void (*waits)(void *arg, const struct link_head *head);
 	void (*breakin_taken)(void *arg);
 	void (*stats)(void *arg); // link->stats is fresh
+	void (*refused)(void *arg); // a guest module of another version came: link->refused_version. Again each time it tries
 };
 
 struct guest_link;
@@ -52,7 +53,7 @@ struct guest_link {
 	struct loop *loop;
 	bool is_up;
 	int pid;                   // of the VMM process, 0 = unknown
-	uint32_t refused_version;  // AREA_VERSION of a guest module that this host does not speak, 0 = none seen
+	uint32_t refused_version;  // AREA_VERSION of a guest module that this host does not speak, 0 = none, or registered since
 	uint64_t messages_refused; // of the VMM side, or doorbell bytes that mean nothing
 	struct link_stats stats;   // as of the last events.stats
 	char remark[GUEST_LINK_REMARK_MAX]; // why something does not work, for `vmkd list`; "" = nothing

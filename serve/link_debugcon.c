@@ -92,6 +92,7 @@ static void give_message(struct link_debugcon *d, const struct call_message *mes
 	switch (message->head.type) {
 	case LINK_REGISTERED:
 		memcpy(&guest, message->body, sizeof(guest));
+		d->base.refused_version = 0;
 		ev->registered(d->base.arg, &guest);
 		break;
 	case LINK_UNREGISTERED:
@@ -102,6 +103,10 @@ static void give_message(struct link_debugcon *d, const struct call_message *mes
 		break;
 	case LINK_WAIT:
 		ev->waits(d->base.arg, &message->head);
+		break;
+	case LINK_OTHER_VERSION:
+		d->base.refused_version = message->head.code;
+		ev->refused(d->base.arg);
 		break;
 	case LINK_BREAKIN_TAKEN:
 		ev->breakin_taken(d->base.arg);
@@ -168,7 +173,6 @@ static void begin(struct link_debugcon *d, const struct call_args *args)
 		drive(d);
 	}
 	let_be(call_begin(&d->call, &d->ram.gpa, args, now_ms())); // pending or answered: drive finds out
-	d->base.refused_version = d->call.refused_version;
 	drive(d);
 }
 
@@ -400,10 +404,20 @@ static void retry_later(struct link_debugcon *d)
 	loop_timer_arm(d->base.loop, &d->retry, d->retries++ < RETRY_EARLY_COUNT ? RETRY_MS : RETRY_LATER_MS);
 }
 
+// The VMM is gone, its memory is not: we hold a mapping of it. What the guest printed last is still in its ring.
+static void collect_last_words(struct link_debugcon *d)
+{
+	d->is_held = false;
+	call_end(&d->call, LINK_GONE_SHUTDOWN);
+	drive(d);
+}
+
 static void disconnect(struct link_debugcon *d)
 {
 	bool was_up = d->base.is_up;
 
+	if (was_up)
+		collect_last_words(d);
 	loop_remove(d->base.loop, &d->source);
 	if (d->fd >= 0)
 		close(d->fd);

@@ -215,6 +215,8 @@ static void take_hello(struct link_hook *h, const struct link_head *head, const 
 	h->base.refused_version = hello.refused_version;
 	h->base.remark[0] = 0;
 	h->base.events->up(h->base.arg);
+	if (hello.refused_version)
+		h->base.events->refused(h->base.arg);
 	if (hello.is_registered)
 		h->base.events->registered(h->base.arg, &hello.guest);
 }
@@ -234,6 +236,7 @@ static void take_message(struct link_hook *h, const struct link_head *head, cons
 		if (head->body_len != sizeof(guest))
 			break;
 		memcpy(&guest, body, sizeof(guest));
+		h->base.refused_version = 0;
 		ev->registered(h->base.arg, &guest);
 		return;
 	case LINK_UNREGISTERED:
@@ -246,6 +249,10 @@ static void take_message(struct link_hook *h, const struct link_head *head, cons
 		return;
 	case LINK_WAIT:
 		ev->waits(h->base.arg, head);
+		return;
+	case LINK_OTHER_VERSION:
+		h->base.refused_version = head->code;
+		ev->refused(h->base.arg);
 		return;
 	case LINK_BREAKIN_TAKEN:
 		ev->breakin_taken(h->base.arg);

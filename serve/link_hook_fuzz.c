@@ -53,7 +53,7 @@ static void on_waits(void *arg, const struct link_head *head)
 }
 
 static const struct guest_link_events events = {
-	nothing, nothing, on_registered, on_gone, on_packet, on_waits, nothing, nothing,
+	nothing, nothing, on_registered, on_gone, on_packet, on_waits, nothing, nothing, nothing,
 };
 
 static void must(struct error *error)

@@ -79,7 +79,13 @@ static void on_stats(void *arg)
 	note("stats(%u) ", (unsigned)link_under_test->stats.port_calls);
 }
 
-static const struct guest_link_events events = { on_up, on_down, on_registered, on_gone, on_packet, on_waits, on_taken, on_stats };
+static void on_refused(void *arg)
+{
+	(void)arg;
+	note("refused(%x) ", link_under_test->refused_version);
+}
+
+static const struct guest_link_events events = { on_up, on_down, on_registered, on_gone, on_packet, on_waits, on_taken, on_stats, on_refused };
 
 static void turns(int count)
 {
@@ -197,6 +203,22 @@ static void test_session(void **state)
 	did("up registered(8664) registered(14c) packet(7 77) waits(2) packet(2 00 waits) taken stats(5) gone(1)");
 	assert_int_equal(link_under_test->pid, 4711);
 	assert_int_equal(link_under_test->messages_refused, 0);
+}
+
+static void test_module_of_another_version(void **state)
+{
+	const struct link_head refused = { .type = LINK_OTHER_VERSION, .code = 7u << 16 };
+	struct link_guest guest = { .arch = ARCH_X64 };
+
+	(void)state;
+	meet();
+	greet(LINK_VERSION, false);
+	assert_int_equal(send(peer, &refused, sizeof(refused), 0), sizeof(refused));
+	turns(2);
+	did("up refused(70000)");
+	tell(LINK_REGISTERED, 0, &guest, sizeof(guest), 0, 0);
+	turns(2);
+	assert_int_equal(link_under_test->refused_version, 0); // the right one was installed
 }
 
 static void test_what_is_sent(void **state)
@@ -328,6 +350,7 @@ int main(void)
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 	const struct CMUnitTest tests[] = {
 		T(test_session),
+		T(test_module_of_another_version),
 		T(test_what_is_sent),
 		T(test_another_version),
 		T(test_unknown_message),

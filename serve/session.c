@@ -696,6 +696,11 @@ void session_client_breakin(struct session *s)
 	}
 }
 
+bool session_owes_client(const struct session *s)
+{
+	return s->has_client && !s->is_deaf && (s->queue || s->is_in_flight);
+}
+
 bool session_awaits_reply(const struct session *s)
 {
 	return s->has_client && s->asked.kd_type && s->asked_owner == s->client && kd_api_has_reply(get_le32(s->asked.body));

@@ -171,6 +171,9 @@ void session_client_breakin(struct session *s);
 // A request of the present client is on its way and will be answered: an ACK may ride on that answer.
 bool session_awaits_reply(const struct session *s);
 
+// Something is on its way to a client that listens: packets that wait, or one that it has not acknowledged.
+bool session_owes_client(const struct session *s);
+
 // ---- Time -------------------------------------------------------------------------------------------------
 void session_timer(struct session *s, uint64_t now_ms);
 uint64_t session_deadline(const struct session *s); // 0 = call session_timer at once, UINT64_MAX = never
