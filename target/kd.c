@@ -11,8 +11,8 @@
 #include "target/error.h"
 #include "wire/le.h"
 
-// What a broker prints to a second debugger before it hangs up.
-#define REFUSAL "vmkd: another debugger"
+// How what a broker prints to a debugger that it turns away begins.
+static const char *const REFUSALS[] = { "vmkd: another debugger", "vmkd: the guest module" };
 
 void kd_log(const struct kd *kd, enum vmkd_log_level level, const char *format, ...)
 {
@@ -31,10 +31,14 @@ void kd_log(const struct kd *kd, enum vmkd_log_level level, const char *format, 
 
 struct vmkd_error *kd_gone_error(const struct kd *kd, int os_error)
 {
-	const char *refusal = strstr(kd->print_tail, REFUSAL);
+	for (size_t i = 0; i < sizeof(REFUSALS) / sizeof(REFUSALS[0]); i++) {
+		const char *refusal = strstr(kd->print_tail, REFUSALS[i]);
 
-	if (refusal)
+		if (!refusal)
+			continue;
+		refusal += strlen("vmkd: ");
 		return vmkd_error_create(VMKD_E_REFUSED, "%s: refused: %.*s", kd->name, (int)strcspn(refusal, "\r\n"), refusal);
+	}
 	if (os_error != 0)
 		return vmkd_error_create(VMKD_E_GONE, "%s: the connection broke: %s", kd->name, strerror(os_error));
 	return vmkd_error_create(VMKD_E_GONE, "%s: the other end closed the connection (has the VM ended?)", kd->name);

@@ -230,6 +230,16 @@ int area_write_refusal(const struct gpa_map *map, gpa_t head, uint32_t code)
 	return AREA_OK;
 }
 
+uint32_t area_stated_version(const struct gpa_map *map, gpa_t head)
+{
+	const uint8_t *page = gpa_map_page(map, head);
+	if (!page)
+		return 0;
+	struct area_head copy;
+	copy_in(&copy, page, sizeof(copy));
+	return is_head(&copy, head) ? copy.version : 0;
+}
+
 int area_put(struct area *a, uint16_t kd_type, uint16_t hdr_len, const uint8_t *body, uint32_t body_len)
 {
 	for (uint32_t i = 1 + a->tx.page_count; i < a->page_count; i++) {

@@ -100,6 +100,9 @@ int area_write_code(struct area *a, uint32_t code, uint32_t seq);
 // `head` is judged again: RAM, magic, nonce not 0, index 0, its own address in page_gpa[0]. -> AREA_OK, AREA_E_ADDRESS.
 int area_write_refusal(const struct gpa_map *map, gpa_t head, uint32_t code);
 
+// What such a head gives as its version, for a message to the user; 0 where there is none.
+uint32_t area_stated_version(const struct gpa_map *map, gpa_t head);
+
 // Put a packet into the receive ring; the guest sees it with the next area_write_reply.
 // -> AREA_OK, AREA_E_LOST, AREA_E_HEAD (does not fit: the guest has not taken what it was given).
 WIRE_MUST_CHECK int area_put(struct area *a, uint16_t kd_type, uint16_t hdr_len, const uint8_t *body, uint32_t body_len);

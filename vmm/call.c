@@ -7,10 +7,11 @@
 enum {
 	OWE_GONE = 1u << 0,
 	OWE_REGISTERED = 1u << 1,
-	OWE_BREAKIN_TAKEN = 1u << 2,
-	OWE_STATS = 1u << 3,
-	OWE_WAIT = 1u << 4,
-	SHOWN_PACKET = 1u << 5, // never owed; only in call.shown
+	OWE_OTHER_VERSION = 1u << 2,
+	OWE_BREAKIN_TAKEN = 1u << 3,
+	OWE_STATS = 1u << 4,
+	OWE_WAIT = 1u << 5,
+	SHOWN_PACKET = 1u << 6, // never owed; only in call.shown
 };
 
 void call_init(struct call *c, uint64_t now_ms)
@@ -121,14 +122,14 @@ uint32_t call_answer(struct call *c)
 
 // ---- Registration -------------------------------------------------------------------------------
 
-static uint32_t refuse_registration(struct call *c, const struct gpa_map *map, const struct call_args *args,
-                                    int err, uint32_t version)
+static uint32_t refuse_registration(struct call *c, const struct gpa_map *map, const struct call_args *args, int err)
 {
 	c->stats.refused++;
 	uint32_t code = CODE_REFUSED;
 	if (err == AREA_E_VERSION) {
 		c->stats.refused_version++;
-		c->refused_version = version;
+		c->refused_version = args->version ? args->version : area_stated_version(map, args->head);
+		c->owed |= OWE_OTHER_VERSION;
 		code = CODE_VERSION;
 	}
 	(void)area_write_refusal(map, args->head, code); // a head that may not be written learns it from EAX
@@ -158,9 +159,10 @@ static uint32_t begin_register(struct call *c, const struct gpa_map *map, const 
 			c->owed |= OWE_GONE;
 			c->gone_code = LINK_GONE_GUEST_ERROR;
 		}
-		return refuse_registration(c, map, args, err, args->version);
+		return refuse_registration(c, map, args, err);
 	}
 	c->stats.registrations++;
+	c->refused_version = 0;
 	c->owed |= OWE_REGISTERED;
 	if (c->is_breakin_pending)
 		(void)area_attention_set(&c->area, ATTENTION_BREAKIN); // lost: conclude finds it as well
@@ -392,6 +394,9 @@ static bool next_owed(struct call *c, struct call_message *ret)
 		c->guest_body = guest_of(c);
 		ret->head = (struct link_head){ .type = LINK_REGISTERED, .body_len = sizeof(c->guest_body) };
 		ret->body = (const uint8_t *)&c->guest_body;
+		break;
+	case OWE_OTHER_VERSION:
+		ret->head = (struct link_head){ .type = LINK_OTHER_VERSION, .code = c->refused_version };
 		break;
 	case OWE_BREAKIN_TAKEN:
 		ret->head = (struct link_head){ .type = LINK_BREAKIN_TAKEN };

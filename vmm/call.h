@@ -87,7 +87,7 @@ struct call {
 	bool is_known;      // the broker believes that a guest is registered
 	uint64_t broker_gone_ms;
 	bool is_breakin_pending;
-	uint32_t refused_version; // the guest's AREA_VERSION of the last mismatch
+	uint32_t refused_version; // the guest's AREA_VERSION of the last mismatch, 0 = none since the last registration
 
 	uint32_t owed;      // messages that wait for call_step (private bits)
 	uint32_t shown;     // the one that call_step showed last

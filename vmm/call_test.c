@@ -216,6 +216,22 @@ static void another_major_version_is_told_ours(void **state)
 	assert_int_equal(hello.refused_version, 7u << 16);
 }
 
+// The doorbell carries no version: the head's counts. The broker hears of it, and of the right module no more.
+static void another_major_version_is_told_to_the_broker(void **state)
+{
+	struct fixture *f = *state;
+	attach(f);
+	f->guest.head->version = 7u << 16;
+	struct call_args args = { .fn = CALL_REGISTER, .head = fake_guest_head(&f->guest) };
+	assert_int_equal(call_begin(&f->call, &f->map, &args, 0), CODE_VERSION);
+	assert_message(f, LINK_OTHER_VERSION);
+	assert_int_equal(f->message.head.code, 7u << 16);
+	f->guest.head->version = AREA_VERSION;
+	assert_int_equal(do_register(f), CODE_OK);
+	assert_message(f, LINK_REGISTERED);
+	assert_int_equal(f->call.refused_version, 0);
+}
+
 static void arguments_that_cannot_be_are_refused(void **state)
 {
 	struct fixture *f = *state;
@@ -863,6 +879,7 @@ int main(void)
 		TEST(calls_without_a_registration_ask_for_one),
 		TEST(registrations_that_cannot_be_are_refused),
 		TEST(another_major_version_is_told_ours),
+		TEST(another_major_version_is_told_to_the_broker),
 		TEST(arguments_that_cannot_be_are_refused),
 		TEST(impossible_positions_end_the_registration),
 		TEST(a_bad_record_ends_the_registration),

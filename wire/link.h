@@ -25,6 +25,7 @@ enum link_type {
 	LINK_WAIT = 5,         // the guest waits for a packet of type `want` (when there was no packet for that to ride on)
 	LINK_BREAKIN_TAKEN = 6, // the guest's poll has consumed a break-in
 	LINK_STATS = 7,        // answer to LINK_STATS_GET; body: struct link_stats
+	LINK_OTHER_VERSION = 8, // a guest module of another major version was refused; code = its AREA_VERSION; no body
 
 	// broker -> VMM
 	LINK_ATTACH = 32,      // first message; seq = LINK_VERSION; no body
@@ -59,7 +60,7 @@ struct link_head {
 	uint16_t hdr_len;  // PACKET, DELIVER: bytes of message header at the start of the body
 	uint16_t want;     // WAITS, WAIT: KD packet type waited for
 	uint16_t reserved; // 0
-	uint32_t code;     // UNREGISTERED: enum link_gone
+	uint32_t code;     // UNREGISTERED: enum link_gone; OTHER_VERSION: the guest's AREA_VERSION
 	uint32_t vcpu;     // WAITS, WAIT: the VMM's number of the waiting vCPU; 0xFFFFFFFF = unknown (debugcon)
 	uint32_t reserved2; // 0
 	uint64_t cr0, cr3, cr4, efer; // WAITS, WAIT: of the waiting vCPU; all 0 = unknown
@@ -83,7 +84,7 @@ struct link_hello {
 	uint32_t is_waiting;    // 0/1: the guest waits; it is told CODE_RESEND as soon as the broker has attached
 	struct link_guest guest;
 	char name[LINK_NAME_MAX]; // NUL-terminated
-	// VERSION mismatch seen since start: the guest's AREA_VERSION, 0 = none. For a clear message, not for decisions.
+	// AREA_VERSION of the guest module that was refused for it last, 0 = none since the last registration. For a clear message only.
 	uint32_t refused_version;
 	uint32_t reserved;
 };
