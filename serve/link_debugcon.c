@@ -324,11 +324,27 @@ static void take_backends(void *arg, const cJSON *answer)
 		ask_map(d);
 }
 
+// The VM was paused, for a snapshot to be loaded perhaps: that alone brings no RESET. A module that is in a wait there says nothing by
+// itself, so it is searched for unless the area is the registered one.
+static void look_after_pause(struct link_debugcon *d)
+{
+	if (call_look(&d->call))
+		drive(d);
+	if (d->call.area.is_registered)
+		return;
+	candidates_forget(d);
+	d->scan_offset = 0;
+	d->scan_range.size = 0;
+	loop_timer_arm(d->base.loop, &d->scan, 0);
+}
+
 static void on_qmp_event(void *arg, const char *name)
 {
 	struct link_debugcon *d = arg;
 	bool is_reset = strcmp(name, "RESET") == 0;
 
+	if (strcmp(name, "RESUME") == 0)
+		look_after_pause(d);
 	if (!is_reset && strcmp(name, "SHUTDOWN") != 0)
 		return;
 	candidates_forget(d);

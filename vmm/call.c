@@ -191,6 +191,28 @@ static bool has_travelled(const struct call *c, const struct area_words *w)
 	return w->tx_tail != c->area.tx.tail || w->rx_head != c->area.rx.head || w->reply_seq != c->reply_seq;
 }
 
+bool call_look(struct call *c)
+{
+	struct area_words w;
+	if (!c->area.is_registered || c->ending)
+		return false;
+	if (area_read_words(&c->area, &w)) {
+		call_cut(c, LINK_GONE_AREA);
+		return true;
+	}
+	if (!has_travelled(c, &w))
+		return false;
+	// Should the guest be in a call, this is its answer; if not, its next call is found out by call_begin.
+	(void)area_write_code(&c->area, CODE_REREGISTER, w.call_seq);
+	if (is_open(c)) {
+		c->state = CALL_ST_ANSWERED;
+		c->code = CODE_REREGISTER;
+	}
+	c->has_out = c->has_last = c->is_stopped = false;
+	forget_wait(c);
+	return true;
+}
+
 static void take_control_regs(struct call *c, const struct call_args *args, const struct area_words *w)
 {
 	c->cr0 = c->cr3 = c->cr4 = c->efer = 0;
@@ -593,6 +615,8 @@ bool call_deliver(struct call *c, uint16_t kd_type, uint16_t hdr_len, const uint
 		c->stats.dropped_deliver++;
 		return false;
 	}
+	if (call_look(c))
+		return true;
 	c->is_told = false;
 	int err = area_put(&c->area, kd_type, hdr_len, body, body_len);
 	if (err == AREA_E_HEAD) {
@@ -629,6 +653,8 @@ void call_resend(struct call *c)
 		c->is_resend_due = true;
 		return;
 	}
+	if (call_look(c))
+		return;
 	c->is_told = false;
 	answer(c, CODE_RESEND);
 }

@@ -149,6 +149,11 @@ bool call_is_awaited(const struct call *c);
 // (LINK_F_RESUMES), or until it makes a call that a stopped guest does not make.
 bool call_is_stopped(const struct call *c);
 
+// Debugcon: the VMM may have put the memory of another time under the guest (a snapshot was loaded, of which no RESET tells). If it
+// did: an open call is over, and a guest that is in a call there is told to register again. -> true: so it was, or the area is lost.
+// What the host gives a waiting guest (call_deliver, call_resend) begins with this look.
+bool call_look(struct call *c);
+
 // The registration ends for the reason enum link_gone. Packets in the ring are collected by the following
 // call_steps, if a broker is there; then LINK_UNREGISTERED. An open wait is answered CODE_REREGISTER.
 void call_end(struct call *c, uint32_t gone);

@@ -483,6 +483,42 @@ static void a_restored_snapshot_registers_again(void **state)
 	free(snapshot);
 }
 
+// A guest that spins for its answer says nothing when a snapshot of an earlier wait is put under it: the host finds out, by itself
+// (call_look) or when it has something to give.
+static void a_restored_wait_is_told_to_register(void **state)
+{
+	struct fixture *f = *state;
+	for (int way = 0; way < 3; way++) {
+		fake_guest_init(&f->guest, f->ram, RAM_GPA, 1, 3, 2, next_nonce());
+		f->call = (struct call){ 0 };
+		start(f);
+		assert_int_equal(begin_wait(f), CALL_PENDING);
+		assert_message(f, LINK_WAIT);
+		assert_false(call_look(&f->call));
+		uint8_t *snapshot = malloc(RAM_SIZE);
+		memcpy(snapshot, f->ram, RAM_SIZE);
+		assert_true(deliver(f));
+		assert_answer(f, CODE_OK);
+		assert_taken(f);
+		assert_int_equal(begin_wait(f), CALL_PENDING);
+		assert_message(f, LINK_WAIT);
+		memcpy(f->ram, snapshot, RAM_SIZE);
+		free(snapshot);
+		if (way == 2)
+			(void)deliver(f); // lost: it was for the other time
+		else if (way)
+			call_resend(&f->call);
+		else
+			assert_true(call_look(&f->call));
+		assert_int_equal(f->guest.head->reply_seq, f->guest.head->call_seq);
+		assert_int_equal(f->guest.head->reply_code, RESULT_TAG | CODE_REREGISTER);
+		assert_int_equal(step(f), CALL_ANSWER);
+		assert_int_equal(call_answer(&f->call), CODE_REREGISTER);
+		assert_false(call_is_awaited(&f->call));
+		assert_int_equal(f->call.stats.packets_in, 1);
+	}
+}
+
 // ---- Kicks --------------------------------------------------------------------------------------
 
 static void a_kicked_wait_goes_on_and_is_not_told_twice(void **state)
@@ -893,6 +929,7 @@ int main(void)
 		TEST(a_repeated_call_is_not_executed_twice),
 		TEST(packets_sent_again_after_a_registration_are_dropped),
 		TEST(a_restored_snapshot_registers_again),
+		TEST(a_restored_wait_is_told_to_register),
 		TEST(a_kicked_wait_goes_on_and_is_not_told_twice),
 		TEST(a_kick_before_the_packets_went_loses_none),
 		TEST(a_guest_that_does_something_else_after_a_kick),
