@@ -58,6 +58,17 @@ static int help(void)
 	return 0;
 }
 
+static bool asks_for_help(const char *word)
+{
+	return strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0;
+}
+
+static int help_for(const struct command *command)
+{
+	printf("usage: vmkd %s %s\n       %s\n", command->name, command->arguments, command->does);
+	return 0;
+}
+
 static int version(void)
 {
 	printf("vmkd %s (guest module ABI %u.%u, link %u)\n", VMKD_VERSION, AREA_VERSION_MAJOR, AREA_VERSION_MINOR, LINK_VERSION);
@@ -68,7 +79,7 @@ int main(int argc, char **argv)
 {
 	const struct command *command = argc > 1 ? find_command(argv[1]) : NULL;
 
-	if (argc > 1 && (strcmp(argv[1], "help") == 0 || strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0))
+	if (argc > 1 && (strcmp(argv[1], "help") == 0 || asks_for_help(argv[1])))
 		return help();
 	if (argc > 1 && strcmp(argv[1], "--version") == 0)
 		return version();
@@ -79,5 +90,7 @@ int main(int argc, char **argv)
 			fputs("vmkd: a command is missing; `vmkd help` lists them\n", stderr);
 		return CLI_USAGE_STATUS;
 	}
+	if (argc == 3 && asks_for_help(argv[2]) && strcmp(command->name, "kd") != 0) // which has more to say
+		return help_for(command);
 	return command->fn(argc - 1, argv + 1);
 }

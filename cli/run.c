@@ -79,7 +79,7 @@ static struct error *not_executable(const char *path)
 	struct stat st;
 
 	if (stat(path, &st) < 0)
-		return error_create(errno, "%s: %s", path, strerror(errno));
+		return error_create(errno, "%s: %s; expected the VM's program behind --", path, strerror(errno));
 	return error_create(EACCES, "%s is not an executable program", path);
 }
 

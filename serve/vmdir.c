@@ -300,7 +300,7 @@ struct error *vmdir_each(void (*fn)(void *arg, const char *name), void *arg)
 	if (count < 0 && errno == ENOENT)
 		return NULL;
 	if (count < 0)
-		return error_create(errno, "cannot read the runtime folder %s: %s", base, strerror(errno));
+		return error_create(errno, "cannot read the runtime folder %s: %s; VMKD_RUNTIME_DIR or XDG_RUNTIME_DIR names it", base, strerror(errno));
 	for (int i = 0; i < count; i++) {
 		int pid;
 

@@ -106,7 +106,7 @@ struct error *rundir_path(const char *name, const char *file, char ret[RUNDIR_PA
 static struct error *make_private_folder(const char *path)
 {
 	if (mkdir(path, 0700) < 0 && errno != EEXIST)
-		return error_create(errno, "cannot create the folder %s: %s", path, strerror(errno));
+		return error_create(errno, "cannot create the folder %s: %s; VMKD_RUNTIME_DIR or XDG_RUNTIME_DIR says where", path, strerror(errno));
 	return check_folder(path, geteuid(), 077);
 }
 

@@ -202,8 +202,8 @@ struct error *sock_listen_tcp(const struct sock_address *address, int flags, int
 		code = errno;
 	freeaddrinfo(list);
 	if (code)
-		return error_create(code, "tcp:%s:%s: cannot listen: %s", address->host[0] ? address->host : "127.0.0.1",
-				    address->port, strerror(code));
+		return error_create(code, "tcp:%s:%s: cannot listen: %s; choose an address of this machine and a port that is free",
+				    address->host[0] ? address->host : "127.0.0.1", address->port, strerror(code));
 	set_flags(fd, flags);
 	*ret_fd = cleanup_take_fd(&fd);
 	*ret_loopback = loopback;
