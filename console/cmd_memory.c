@@ -412,6 +412,11 @@ COMMAND(cmd_writemem)
 		return error;
 	if (range.len == 0)
 		return console_usage(name);
+	// Before the file is opened: an address that was mistyped must not cost what the file held.
+	uint8_t first;
+	error = vmkd_target_read(console->target, VMKD_VIRTUAL, range.address, &first, sizeof(first), NULL);
+	if (error)
+		return error;
 	FILE *file = fopen(path, "wb");
 	if (!file)
 		return file_error("write", path);
