@@ -375,6 +375,16 @@ COMMAND(cmd_evaluate)
 	return NULL;
 }
 
+// How wide UTF-8 text is: the usages have an ellipsis of three bytes. At most 30.
+static size_t columns(const char *text)
+{
+	size_t count = 0;
+
+	for (; *text && count < 30; text++)
+		count += ((unsigned char)*text & 0xC0) != 0x80;
+	return count;
+}
+
 COMMAND(cmd_help)
 {
 	(void)name;
@@ -383,7 +393,7 @@ COMMAND(cmd_help)
 			continue;
 		char usage[64];
 		snprintf(usage, sizeof(usage), "%s %s", command->name, command->arguments);
-		fprintf(console->out, "  %-30s %s\n", usage, command->help);
+		fprintf(console->out, "  %s%*s %s\n", usage, (int)(30 - columns(usage)), "", command->help);
 	}
 	if (*arguments == '\0')
 		fputs("Numbers are hexadecimal unless marked: 0n10, 0x10, 0t10, 0y10. RANGE is ADDRESS, ADDRESS LAST or ADDRESS L COUNT; names in\n"

@@ -325,6 +325,8 @@ struct vmkd_error *session_drain(struct console *console)
 
 static struct vmkd_error *wait_over(struct console *console, uint64_t waited_ms)
 {
+	if (waited_ms == 0)
+		return vmkd_error_create(VMKD_E_TIMEOUT, "no time is left to wait for a stop (the limit of -t is reached); the target is left running");
 	if (vmkd_target_state(console->target) == VMKD_STATE_UNKNOWN)
 		return vmkd_error_create(VMKD_E_TIMEOUT,
 					 "nothing came from %s for %" PRIu64
