@@ -28,6 +28,7 @@ static struct link {
 	int listen_fd, fd, wake_fd;
 	pid_t peer_pid;
 	bool is_full;       // the last send found no room
+	bool is_starved;    // ... because the kernel has no memory: then the socket may be called writable all the time
 	uint64_t full_since_ms;
 	short watched;      // events of fd that the thread's poll has
 } at = { .listen_fd = -1, .fd = -1, .wake_fd = -1 };
@@ -141,6 +142,11 @@ int link_fd(void)
 	return at.fd;
 }
 
+bool link_is_starved(void)
+{
+	return at.is_starved;
+}
+
 uint64_t link_full_since_ms(void)
 {
 	return at.full_since_ms;
@@ -152,7 +158,7 @@ static void drop_broker(void)
 		return;
 	close(at.fd);
 	at.fd = -1;
-	at.is_full = false;
+	at.is_full = at.is_starved = false;
 	call_broker_gone(&hook.call, hook_now_ms());
 	park_wake(); // its ppoll still has the closed descriptor
 }
@@ -168,13 +174,14 @@ static int send_bytes(const struct link_head *head, const void *body)
 	if (at.fd < 0)
 		return LINK_DEAD;
 	if (sendmsg(at.fd, &m, MSG_NOSIGNAL | MSG_DONTWAIT) >= 0) {
-		at.is_full = false;
+		at.is_full = at.is_starved = false;
 		return LINK_SENT;
 	}
 	if (errno == EAGAIN || errno == EWOULDBLOCK || errno == ENOBUFS || errno == ENOMEM) {
 		if (!at.is_full)
 			at.full_since_ms = hook_now_ms();
 		at.is_full = true;
+		at.is_starved = errno == ENOBUFS || errno == ENOMEM;
 		return LINK_FULL;
 	}
 	drop_broker();
@@ -217,9 +224,9 @@ static bool may_connect(int fd, pid_t *ret_pid)
 		complain("belongs to another user", "a broker that has connected", "it was refused");
 		return false;
 	}
-	char byte;
-	if (at.fd >= 0 && recv(at.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0)
-		drop_broker(); // dead, and nobody was watching
+	struct pollfd former = { .fd = at.fd, .events = POLLRDHUP };
+	if (at.fd >= 0 && poll(&former, 1, 0) > 0)
+		drop_broker(); // dead, and nobody was watching; what it had still to say does not matter any more
 	if (at.fd >= 0) {
 		dprintf(STDERR_FILENO, "vmkd: %s: broker %d was refused, broker %d serves this VM; stop that one first\n",
 		        at.name, (int)cred.pid, (int)at.peer_pid);
@@ -251,10 +258,23 @@ static bool accept_broker(void)
 // ---- The thread ---------------------------------------------------------------------------------
 
 // While the guest is stopped, what comes is for its vCPU; while one sleeps on the socket, even the end is.
+static bool is_room_wanted(void)
+{
+	return at.is_full && (hook.call.owed || hook.call.ending);
+}
+
 static short events_to_watch(void)
 {
 	short events = call_is_stopped(&hook.call) ? 0 : POLLIN;
-	return (short)(events | (at.is_full && (hook.call.owed || hook.call.ending) ? POLLOUT : 0));
+	return (short)(events | (is_room_wanted() && !at.is_starved ? POLLOUT : 0));
+}
+
+// -> poll's: -1 = nothing but the descriptors matters.
+static int time_to_look(void)
+{
+	if (at.fd >= 0 && at.is_starved && is_room_wanted() && !hook.has_sleeper)
+		return LINK_STARVED_MS;
+	return at.fd >= 0 && call_is_stopped(&hook.call) ? LOOK_MS : -1;
 }
 
 void link_settle(void)
@@ -287,7 +307,7 @@ static void *thread_main(void *unused)
 			{ .fd = at.wake_fd, .events = POLLIN },
 			{ .fd = hook.has_sleeper ? -1 : at.fd, .events = at.watched },
 		};
-		int timeout_ms = at.fd >= 0 && call_is_stopped(&hook.call) ? LOOK_MS : -1;
+		int timeout_ms = time_to_look();
 		pthread_mutex_unlock(&hook.lock);
 		if (poll(fds, 3, timeout_ms) < 0)
 			continue;

@@ -10,6 +10,9 @@
 
 #include "vmm/call.h"
 
+// When to try again after a message that the kernel had no memory for.
+#define LINK_STARVED_MS 10u
+
 // Read VMKD_NAME and VMKD_RUNTIME_DIR. -> true: there is a name and it is valid. False: silence, or one line on stderr.
 bool link_prepare(void);
 
@@ -38,6 +41,9 @@ void link_settle(void);
 
 // The connected broker's socket; -1 = none.
 int link_fd(void);
+
+// After LINK_FULL: the kernel had no memory for the message, so waiting for room would return at once, again and again.
+bool link_is_starved(void);
 
 // Since when the broker has not taken a message (hook_now_ms); only after LINK_FULL.
 uint64_t link_full_since_ms(void);

@@ -91,7 +91,10 @@ static bool wait_for_room(const struct vcpu *v)
 		call_stall(&hook.call);
 		return false;
 	}
-	return sleep_unlocked(v, POLLIN | POLLOUT, deadline);
+	if (!link_is_starved())
+		return sleep_unlocked(v, POLLIN | POLLOUT, deadline);
+	uint64_t retry_at = hook_now_ms() + LINK_STARVED_MS;
+	return sleep_unlocked(v, POLLIN, retry_at < deadline ? retry_at : deadline);
 }
 
 // The first moments of a wait are short, as most are; then the other vCPUs are put to sleep as well.
