@@ -3,6 +3,7 @@
 """Builds the libFuzzer targets and runs each one from its seeds: `--runs N` executions each, or `--seconds S` shared out among them.
 What a fuzzer finds is kept in build/fuzz/found/; put it into the folder of seeds with the fix."""
 import argparse
+import concurrent.futures
 import os
 import re
 import subprocess
@@ -49,9 +50,11 @@ def main():
     programs = [ROOT / p for p in listed if not args.names or Path(p).name in args.names]
     if not programs:
         report.fail("fuzz", "there is no target")
-    for program in programs:
-        limit = [f"-max_total_time={max(1, args.seconds // len(programs))}"] if args.seconds else [f"-runs={args.runs}"]
-        status, text, seed_folders = run(program, limit)
+    workers = os.cpu_count() or 2
+    limit = [f"-max_total_time={max(1, args.seconds * workers // max(1, len(programs)))}"] if args.seconds else [f"-runs={args.runs}"]
+    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+        results = pool.map(lambda program: (program, *run(program, limit)), programs)
+    for program, status, text, seed_folders in results:
         print(f"---- {program.name}\n{text}")
         executed = re.search(r"stat::number_of_executed_units:\s*(\d+)", text)
         report.check(f"{program.name}: seeds", seed_folders > 0, f"no folder */fuzz/{program.name}/")
