@@ -418,6 +418,8 @@ class KdLink:
 class KdClient:
     """One debugger. Its methods speak for themselves; see the module's text for the contract."""
 
+    ASK_AGAIN_SECONDS = 2.0  # for the answer to a question that the target's state has overtaken
+
     def __init__(self, timeout=20.0):
         self.timeout = timeout
         self.link = None
@@ -618,6 +620,7 @@ class KdClient:
 
     def _wait_reply(self, api, body, timeout):
         deadline = time.monotonic() + (timeout or self.timeout)
+        again_at = deadline
         while True:
             for i, (packet_type, reply) in enumerate(self.link.received):
                 if packet_type == MANIPULATE:
@@ -627,15 +630,20 @@ class KdClient:
                         return Reply(got, level, cpu, status, reply[16:56], reply[56:])
                     break
                 if packet_type == STATE_CHANGE:
-                    # The target had a reason to start over: its state again, then our question again.
+                    # The target had a reason to start over. It may know our question all the same: asking again at once would
+                    # bring two answers, and the second one would be taken for the acknowledgement of the next question.
                     del self.link.received[i]
                     self._note(decode_event(packet_type, reply))
-                    if not self.link.send(MANIPULATE, body):
-                        raise KdTimeout(f"request {api:#x} was not acknowledged")
+                    again_at = min(deadline, time.monotonic() + self.ASK_AGAIN_SECONDS)
                     break
             else:
-                if self.link.pump(deadline) is None:
+                if self.link.pump(again_at) is not None:
+                    continue
+                if time.monotonic() >= deadline:
                     raise KdTimeout(f"no reply to request {api:#x}")
+                again_at = deadline
+                if not self.link.send(MANIPULATE, body):
+                    raise KdTimeout(f"request {api:#x} was not acknowledged")
 
     def request(self, name, union=b"", data=b"", processor=None, timeout=None):
         """A request by name that must succeed."""
