@@ -141,7 +141,8 @@ static void print_stats(const cJSON *json, const char *indent)
 
 static struct error *ask_stats(const char *name, cJSON **ret)
 {
-	struct error *error = rundir_check_name(name);
+	char folder[RUNDIR_PATH_MAX];
+	struct error *error = rundir_path(name, NULL, folder); // what is wrong with the folder, rather than that nobody is in it
 	int pid;
 
 	if (error)

@@ -45,7 +45,8 @@ static void on_up(void *arg, int pid)
 
 static struct error *find_vm(const char *name, struct vm_facts *ret, int *ret_pid)
 {
-	struct error *error = rundir_check_name(name);
+	char folder[RUNDIR_PATH_MAX];
+	struct error *error = rundir_path(name, NULL, folder); // what is wrong with the folder, rather than that nobody is in it
 
 	if (error)
 		return error;

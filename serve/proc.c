@@ -7,6 +7,10 @@
 #include <string.h>
 #include <unistd.h>
 
+// PF_EXITING in the flags of /proc/PID/stat.
+#define FLAG_EXITING 0x4ul
+#define SIGKILL_BIT (1ull << (9 - 1))
+
 // __SO_ACCEPTCON in the Flags column of /proc/net/unix.
 #define UNIX_LISTENING 0x10000ul
 
@@ -85,4 +89,53 @@ int proc_find_socket_owner(unsigned long inode)
 int proc_find_file_owner(const char *path, int except)
 {
 	return find_owner(path, except);
+}
+
+// ---- Endings ----------------------------------------------------------------------------------------------
+
+// -> false: it could not be read, so there is no such process.
+static bool read_proc(int pid, const char *what, char *ret, size_t size)
+{
+	char path[64];
+	FILE *file;
+	size_t len;
+
+	snprintf(path, sizeof(path), "/proc/%d/%s", pid, what);
+	file = fopen(path, "re");
+	if (!file)
+		return false;
+	len = fread(ret, 1, size - 1, file);
+	ret[len] = 0;
+	fclose(file);
+	return len > 0;
+}
+
+static bool is_kill_pending(const char *status)
+{
+	static const char *const lines[] = { "\nSigPnd:", "\nShdPnd:" };
+
+	for (size_t i = 0; i < sizeof(lines) / sizeof(lines[0]); i++) {
+		const char *at = strstr(status, lines[i]);
+
+		if (at && strtoull(at + strlen(lines[i]), NULL, 16) & SIGKILL_BIT)
+			return true;
+	}
+	return false;
+}
+
+bool proc_is_ending(int pid)
+{
+	char text[4096], state;
+	const char *at;
+	unsigned long flags;
+
+	if (pid <= 0 || !read_proc(pid, "stat", text, sizeof(text)))
+		return true;
+	// PID (NAME) STATE PPID PGRP SESSION TTY TPGID FLAGS: the name may hold anything, but no line holds a later parenthesis.
+	at = strrchr(text, ')');
+	if (!at || sscanf(at + 1, " %c %*d %*d %*d %*d %*d %lu", &state, &flags) != 2)
+		return false;
+	if (state == 'Z' || state == 'X' || flags & FLAG_EXITING)
+		return true;
+	return !read_proc(pid, "status", text, sizeof(text)) || is_kill_pending(text);
 }

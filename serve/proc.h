@@ -13,4 +13,7 @@ bool proc_find_unix_listener(const char *path, unsigned long *ret_inode);
 int proc_find_socket_owner(unsigned long inode);
 int proc_find_file_owner(const char *path, int except);
 
+// The process is gone, or on its way: killed, exiting, or a zombie. What it had open may still be closed only in a moment.
+bool proc_is_ending(int pid);
+
 #endif

@@ -18,6 +18,11 @@
 
 // A folder that young may belong to a VM that is just starting (the library makes it, then binds its socket).
 #define YOUNG_SECONDS 5
+// A killed holder keeps its lock until the kernel has taken its memory apart and closed its descriptors.
+#define LOCK_PATIENCE_MS 1000
+#define LOCK_TRY_MS 5
+// Others look whether a lock is held by taking it for a moment (lock_holder), so one refusal proves nothing.
+#define LOCK_LOOK_MS 50
 #define FACTS_MAX 4096u
 
 // ---- Locks --------------------------------------------------------------------------------------------
@@ -47,13 +52,15 @@ static bool is_still_at(int fd, const char *path)
 	return fstat(fd, &a) == 0 && stat(path, &b) == 0 && a.st_ino == b.st_ino && a.st_dev == b.st_dev;
 }
 
-// Others look whether a lock is held by taking it for a moment (lock_holder), so one refusal proves nothing.
 static bool lock_patiently(int fd)
 {
-	for (int tries = 0; tries < 10; tries++) {
+	for (int waited = 0; waited < LOCK_PATIENCE_MS; waited += LOCK_TRY_MS) {
 		if (flock(fd, LOCK_EX | LOCK_NB) == 0)
 			return true;
-		usleep(5000);
+		// Who has just taken it may not have written its pid yet: then the former holder's is read, and read again.
+		if (waited >= LOCK_LOOK_MS && !proc_is_ending(read_pid(fd)))
+			return false;
+		usleep(LOCK_TRY_MS * 1000);
 	}
 	return false;
 }

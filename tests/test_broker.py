@@ -5,6 +5,7 @@
     tests/test_broker.py             all
     tests/test_broker.py WORD…       the tests whose names contain one of the words
 """
+import fcntl
 import json
 import os
 import shutil
@@ -233,6 +234,9 @@ def bad_folders():
     with Folder() as f:
         long = "/tmp/" + "x" * 100
         refused(f.run("list", env={"VMKD_RUNTIME_DIR": long}), 1, "VMKD_RUNTIME_DIR")
+        for command in ("serve", "stats"):
+            refused(f.run(command, "x", env={"VMKD_RUNTIME_DIR": "relative"}), 1, "absolute")
+            refused(f.run(command, "x", env={"VMKD_RUNTIME_DIR": "/etc/passwd"}), 1, "/etc/passwd", "not a folder")
         refused(f.run("list", env={"VMKD_RUNTIME_DIR": "relative"}), 1, "absolute")
         f.path.chmod(0o755)
         refused(f.run("run", "x", "--", QEMU), 1, "0700", str(f.path))
@@ -410,7 +414,7 @@ def garbage(link):
                     s.sendall(RESET + data * 20 + os.urandom(2000))
                 except OSError:
                     pass  # hung up on: as good
-        state_becomes(vm, entry_of(vm)["state"] if not entry_of(vm)["clients"] else "running")
+        wait_for("the last of them to be gone", lambda: not entry_of(vm)["clients"])
         counts = vm.stats()["clients"]
         expect(counts["bad_size"] + counts["bad_control"] + counts["noise"] + counts["bad_checksum"] + counts["truncated"] > 0, f"{counts}")
         ready(vm)
@@ -475,6 +479,92 @@ def try_client(vm):
         return KdClient(timeout=GUARD_S).connect(str(vm.runtime / "kd.sock"), timeout=0.2)
     except (KdTimeout, KdError):
         return None
+
+
+@test("a broker is killed and started again at once, 10 times", BOTH)
+def at_once(link):
+    with vm_of(link) as vm:
+        ready(vm)
+        killed = entry_of(vm)["broker_pid"]
+        log = vm.folder / "serve.log"
+        for _ in range(10):
+            with open(log, "wb") as out:
+                os.kill(killed, signal.SIGKILL)
+                process = subprocess.Popen([VMKD, "serve", vm.name], env=vm.env, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
+            try:
+                wait_for("the next broker", lambda: b"serving" in log.read_bytes() or process.poll() is not None)
+                expect(process.poll() is None, log.read_text())
+                refused(vm.run("serve", vm.name), 1, vm.name, str(process.pid))  # while this one lives nobody waits for its end
+                ready(vm)
+            finally:
+                killed = process.pid
+        process.kill()
+        process.wait()
+
+
+@test("what a killed broker's kernel has not let go yet is waited for", BOTH)
+def not_let_go(link):
+    with vm_of(link) as vm:
+        ready(vm)
+        killed = entry_of(vm)["broker_pid"]
+        os.kill(killed, signal.SIGKILL)
+        wait_for("the broker to be gone", lambda: not entry_of(vm).get("broker_pid"))
+        kd_path = vm.runtime / "kd.sock"
+        with open(vm.runtime / "lock", "r+") as lock, socket.socket(socket.AF_UNIX) as listener:
+            # This test holds what the dead one had, and lets go of it a little later, one after the other.
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            expect(int(lock.read()) == killed, "the lock does not name its last holder")
+            kd_path.unlink()
+            listener.bind(str(kd_path))
+            listener.listen()
+            process = subprocess.Popen([VMKD, "serve", vm.name], env=vm.env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                       stderr=subprocess.STDOUT)
+            try:
+                time.sleep(0.2)
+                fcntl.flock(lock, fcntl.LOCK_UN)
+                time.sleep(0.2)
+                listener.close()
+                said = process.stdout.readline().decode()
+                expect("serving" in said, said)
+                ready(vm)
+            finally:
+                process.kill()
+                process.wait()
+                process.stdout.close()
+
+
+def monitor(vm, line):
+    said = vm.qmp().call("human-monitor-command", **{"command-line": line})
+    expect(not said, f"{line}: {said}")
+
+
+@test("a snapshot of a stopped guest, loaded under three kinds of debugger", BOTH)
+def snapshot(link):
+    if not shutil.which("qemu-img"):
+        raise Skip("qemu-img (Debian's qemu-utils)")
+    with Folder() as f:
+        disk = f.path / "snapshot.qcow2"
+        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", disk, "64M"], check=True, timeout=GUARD_S)
+        drive = ["--", "-drive", f"if=none,id=snapshot,format=qcow2,file={disk}"]
+        with vm_of(link, "--ram", "32M", *drive) as vm:
+            with client_of(vm) as kd:
+                first = attach(kd)
+                monitor(vm, "savevm stopped")
+                reads_mz(kd)
+                kd.resume()
+            monitor(vm, "loadvm stopped")  # nobody is there, the kernel runs
+            with client_of(vm) as kd:
+                expect(attach(kd).pc == first.pc, "another stop than the one that was saved")
+                reads_mz(kd)
+                monitor(vm, "loadvm stopped")  # under a debugger that has broken in
+                if link == "debugcon":  # by hook QEMU's reset of the vCPUs is seen first: the debugger is told of a reboot
+                    for _ in range(5):
+                        reads_mz(kd)
+            with client_of(vm) as kd:
+                expect(attach(kd).pc == first.pc, "another stop than the one that was saved")
+                reads_mz(kd)
+                kd.resume()
+            ready(vm)
 
 
 @test("a broker that is stopped does not stop QMP, list or stats", BOTH)

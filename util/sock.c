@@ -11,9 +11,12 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "util/cleanup.h"
+
+#define BIND_TRY_MS 20
 
 static struct error *bad_address(const char *text)
 {
@@ -156,6 +159,19 @@ static bool remove_if_dead(const char *path, int type)
 	return code == ECONNREFUSED && unlink(path) == 0;
 }
 
+// One listener at a time is the caller's business; an address in use belongs to a process whose end the kernel has not finished. -> bind's.
+static int bind_patiently(int fd, const struct sockaddr *address, socklen_t len, const char *path, int type)
+{
+	int result = bind(fd, address, len);
+
+	for (int waited = 0; result < 0 && errno == EADDRINUSE && waited < SOCK_LISTEN_PATIENCE_MS; waited += BIND_TRY_MS) {
+		if (!path || !remove_if_dead(path, type))
+			nanosleep(&(struct timespec){ .tv_nsec = BIND_TRY_MS * 1000000l }, NULL);
+		result = bind(fd, address, len);
+	}
+	return result;
+}
+
 struct error *sock_listen_unix(const char *path, int type, int flags, int *ret_fd)
 {
 	int fd CLEANUP_CLOSE = -1, result;
@@ -168,11 +184,9 @@ struct error *sock_listen_unix(const char *path, int type, int flags, int *ret_f
 	if (error)
 		return error;
 	mask = umask(0177);
-	result = bind(fd, (struct sockaddr *)&address, sizeof(address));
-	if (result < 0 && errno == EADDRINUSE && remove_if_dead(path, type))
-		result = bind(fd, (struct sockaddr *)&address, sizeof(address));
+	result = bind_patiently(fd, (struct sockaddr *)&address, sizeof(address), path, type);
 	umask(mask);
-	if (result < 0 || listen(fd, 8) < 0)
+	if (result < 0 || listen(fd, SOMAXCONN) < 0)
 		return error_create(errno, "%s: cannot listen: %s", path, strerror(errno));
 	set_flags(fd, flags);
 	*ret_fd = cleanup_take_fd(&fd);
@@ -198,7 +212,7 @@ struct error *sock_listen_tcp(const struct sock_address *address, int flags, int
 	loopback = is_loopback(list->ai_addr);
 	fd = socket(list->ai_family, list->ai_socktype | SOCK_CLOEXEC, 0);
 	if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one)) < 0 ||
-	    bind(fd, list->ai_addr, list->ai_addrlen) < 0 || listen(fd, 8) < 0)
+	    bind_patiently(fd, list->ai_addr, list->ai_addrlen, NULL, 0) < 0 || listen(fd, SOMAXCONN) < 0)
 		code = errno;
 	freeaddrinfo(list);
 	if (code)

@@ -11,6 +11,8 @@
 #include "util/error.h"
 
 #define SOCK_HOST_MAX 256u
+// A killed process's listeners live until the kernel has closed its descriptors, perhaps after its locks: who listens waits for that.
+#define SOCK_LISTEN_PATIENCE_MS 1000
 
 // "HOST:PORT", "[V6]:PORT", ":PORT" or "PORT".
 struct sock_address {
@@ -28,10 +30,11 @@ ERROR_MUST_CHECK struct error *sock_connect_unix(const char *path, int type, int
 // Connect by TCP (blocking, all addresses of the name in turn), with TCP_NODELAY: KD is a conversation of small packets.
 ERROR_MUST_CHECK struct error *sock_connect_tcp(const struct sock_address *address, int flags, int *ret_fd);
 
-// Listen on a Unix socket with mode 0600. A socket file that nobody listens on any more is replaced; one that is in use is EADDRINUSE.
+// Listen on a Unix socket with mode 0600. A socket file that nobody listens on any more is replaced; one that stays in
+// use for SOCK_LISTEN_PATIENCE_MS is EADDRINUSE.
 ERROR_MUST_CHECK struct error *sock_listen_unix(const char *path, int type, int flags, int *ret_fd);
 
-// Listen on TCP. host "" = loopback (127.0.0.1). *ret_loopback tells whether only this machine can reach it.
+// Listen on TCP, with the same patience. host "" = loopback (127.0.0.1). *ret_loopback tells whether only this machine can reach it.
 ERROR_MUST_CHECK struct error *sock_listen_tcp(const struct sock_address *address, int flags, int *ret_fd,
 						    bool *ret_loopback);
 
