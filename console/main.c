@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <getopt.h>
 #include <locale.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -156,22 +157,64 @@ static struct vmkd_error *begin(struct console *console, const struct arguments 
 
 // ---- commands from a pipe, or from -c ------------------------------------------------------------------------------------------
 
-static struct vmkd_error *run_stream(struct console *console, FILE *in)
-{
-	char *text = NULL;
-	size_t size = 0;
-	struct vmkd_error *error = NULL;
-	ssize_t len;
+struct reader {
+	char bytes[8192]; // more than a command may have
+	size_t len;
+	bool is_ended;
+};
 
+// Takes a line out of what was read. -> false: none is complete.
+static bool take_line(struct reader *reader, char *text, size_t size)
+{
+	char *end = memchr(reader->bytes, '\n', reader->len);
+	bool is_full = reader->len == sizeof(reader->bytes);
+
+	if (!end && !(reader->len > 0 && (reader->is_ended || is_full)))
+		return false;
+	size_t len = end ? (size_t)(end - reader->bytes) : reader->len;
+	snprintf(text, size, "%.*s", (int)len, reader->bytes);
+	text[strcspn(text, "\r")] = '\0';
+	len += end != NULL;
+	reader->len -= len;
+	memmove(reader->bytes, reader->bytes + len, reader->len);
+	return true;
+}
+
+// Waits for input, and lets the target have its say meanwhile: what it sends must be acknowledged.
+static struct vmkd_error *read_more(struct console *console, struct reader *reader)
+{
+	struct pollfd fds[] = { { .fd = STDIN_FILENO, .events = POLLIN }, { .fd = vmkd_target_fd(console->target), .events = POLLIN } };
+	uint64_t now = console_now();
+	int timeout = vmkd_target_poll_timeout(console->target);
+
+	if (console->deadline != 0 && now >= console->deadline)
+		return vmkd_error_create(VMKD_E_TIMEOUT, "no more commands came before the time of -t was over");
+	uint64_t left = console->deadline ? console->deadline - now : UINT64_MAX;
+	if (left < INT32_MAX && (timeout < 0 || (uint64_t)timeout > left))
+		timeout = (int)left;
 	fflush(console->out);
-	while (!error && console->quit == QUIT_NOT && (len = getline(&text, &size, in)) >= 0) {
-		text[strcspn(text, "\r\n")] = '\0';
-		error = command_run_line(console, text);
-		fflush(console->out);
-		if (!error && vmkd_target_state(console->target) != VMKD_STATE_GONE)
-			error = session_drain(console);
+	if (poll(fds, 2, timeout) > 0 && fds[0].revents) {
+		ssize_t count = read(STDIN_FILENO, reader->bytes + reader->len, sizeof(reader->bytes) - reader->len);
+		reader->is_ended = count == 0 || (count < 0 && errno != EINTR && errno != EAGAIN);
+		reader->len += count > 0 ? (size_t)count : 0;
 	}
-	free(text);
+	return session_drain(console);
+}
+
+static struct vmkd_error *run_stream(struct console *console)
+{
+	struct reader reader = { .len = 0 };
+	char text[sizeof(reader.bytes) + 1];
+	struct vmkd_error *error = NULL;
+
+	while (!error && console->quit == QUIT_NOT) {
+		if (take_line(&reader, text, sizeof(text)))
+			error = command_run_line(console, text);
+		else if (reader.is_ended)
+			break;
+		else
+			error = read_more(console, &reader);
+	}
 	return error;
 }
 
@@ -272,7 +315,7 @@ static int run(struct console *console, const struct arguments *arguments)
 	else if (!error && console->is_interactive)
 		status = run_terminal(console);
 	else if (!error)
-		error = run_stream(console, stdin);
+		error = run_stream(console);
 	if (error)
 		status = report(console, error);
 	error = leave(console);
