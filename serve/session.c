@@ -201,6 +201,7 @@ static void send_item(struct session *s, const struct session_item *item)
 	switch (item->kind) {
 	case ITEM_RESTART:
 		s->ops->client_restart(s->arg);
+		s->expected = 0; // the restart has forgotten what was expected: say it again, though it be the same
 		break;
 	case ITEM_CURRENT:
 		if (!s->current.kd_type)
