@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """A test kernel in QEMU for a test: started through tools/testkernel in a runtime folder of its own, spoken to by QMP, `vmkd kd -c`
 and `vmkd stats`, and ended for sure."""
+import ctypes
 import json
 import os
 import shutil
@@ -16,6 +17,15 @@ BUILD = Path(os.environ.get("VMKD_BUILD", ROOT / "build"))
 VMKD = BUILD / "vmkd"
 # A hang guard for one step, several times what the slowest machine needs. Nothing is ever judged by it but "it hangs".
 GUARD_S = float(os.environ.get("VMKD_TEST_GUARD_S", "180"))
+
+
+LIBC = ctypes.CDLL(None)
+PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent():
+    """In the child: a test that is killed takes its VM with it."""
+    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 class Hang(Exception):
@@ -98,7 +108,7 @@ class Vm:
         with open(self.log, "wb") as out:
             self.process = subprocess.Popen([ROOT / "tools" / "testkernel", self.name, *self.arguments], cwd=ROOT,
                                             env=self.env, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
-                                            start_new_session=True)
+                                            start_new_session=True, preexec_fn=die_with_parent)
         return self
 
     def __exit__(self, kind, error, trace):
