@@ -480,7 +480,7 @@ static void add_remarks(struct broker *b, cJSON *remarks)
 		add_remark(remarks, text);
 	}
 	if (b->no_ram)
-		add_remark(remarks, "answers from RAM are off (--no-ram)");
+		add_remark(remarks, "--no-ram changes nothing yet: every answer is the guest's own");
 }
 
 static void ctl_status(void *arg, cJSON *ret)
@@ -515,7 +515,7 @@ static void add_link_stats(cJSON *json, const struct link_stats *stats)
 	add_number(json, "packets_in", stats->packets_in);
 	add_number(json, "bytes_out", stats->bytes_out);
 	add_number(json, "bytes_in", stats->bytes_in);
-	add_number(json, "answers_from_ram", 0);
+	add_number(json, "answers_from_ram", 0); // so it is: nothing is answered from RAM yet
 	add_number(json, "retries", stats->retries);
 	add_number(json, "registrations", stats->registrations);
 	add_number(json, "dropped_deliver", stats->dropped_deliver);
