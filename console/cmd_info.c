@@ -397,7 +397,7 @@ COMMAND(cmd_help)
 	}
 	if (*arguments == '\0')
 		fputs("Numbers are hexadecimal unless marked: 0n10, 0x10, 0t10, 0y10. RANGE is ADDRESS, ADDRESS LAST or ADDRESS L COUNT; names in\n"
-		      "expressions: @rax, @$ip, modules (nt), poi(EXPR). Ctrl-C breaks in. Several commands: a ; b\n",
+		      "expressions: @rax, @$ip, modules (nt), poi(EXPR). Ctrl-C breaks in. Several commands: a ; b. Enter repeats the last.\n",
 		      console->out);
 	return NULL;
 }

@@ -178,6 +178,19 @@ COMMAND(cmd_step_over)
 
 // ---- breakpoints ---------------------------------------------------------------------------------------------------------------
 
+// The kernel accepts a breakpoint on a page that is not there and sets it when the page comes in (KD reference, section 4.4): right for a
+// driver that is paged out, surprising for a mistyped address.
+static void note_absent_page(struct console *console, uint64_t address)
+{
+	uint8_t byte;
+	size_t done;
+	struct vmkd_error *error = vmkd_target_read(console->target, VMKD_VIRTUAL, address, &byte, 1, &done);
+
+	if (error)
+		fprintf(console->out, "(nothing is mapped there now: the kernel sets it when the page comes in)\n");
+	vmkd_error_destroy(error);
+}
+
 COMMAND(cmd_bp)
 {
 	uint64_t address;
@@ -190,6 +203,8 @@ COMMAND(cmd_bp)
 		error = vmkd_breakpoint_set(console->target, address, false, &id);
 	if (!error && console->is_interactive)
 		fprintf(console->out, "breakpoint %u\n", id);
+	if (!error)
+		note_absent_page(console, address);
 	return error;
 }
 

@@ -247,10 +247,23 @@ static bool show_error(struct console *console, struct vmkd_error *error)
 	return is_over;
 }
 
+// Enter alone repeats the last line, as WinDbg does: steps go on, dumps and code go on behind what was shown. What cannot be taken
+// back (.reboot, .crash, q) is not repeated by a slip.
+static const char *repeated(struct console *console, const char *text)
+{
+	if (text[strspn(text, " \t")] == '\0')
+		return vmkd_target_state(console->target) == VMKD_STATE_STOPPED ? console->last_line : "";
+	size_t len = strcspn(text, " \t");
+	bool goes_on = (text[0] == 'd' || text[0] == 'u') && len <= 2 && !strchr(text, ';');
+	bool is_final = text[0] == '.' || text[0] == 'q';
+	snprintf(console->last_line, sizeof(console->last_line), "%.*s", is_final ? 0 : goes_on ? (int)len : (int)strlen(text), text);
+	return text;
+}
+
 static struct vmkd_error *run_typed(struct console *console, const char *text)
 {
 	if (vmkd_target_state(console->target) != VMKD_STATE_PROMPT)
-		return command_run_line(console, text);
+		return command_run_line(console, repeated(console, text));
 	console->has_prompt = false;
 	return vmkd_target_answer_prompt(console->target, text, strlen(text));
 }

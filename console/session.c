@@ -376,6 +376,7 @@ struct vmkd_error *session_break_in(struct console *console)
 }
 
 #define BREAK_IN_MS 60000u // for scripts without a limit of their own: a guest may be booting
+#define SILENT_MS 3000u    // a break-in takes a clock tick; whoever looks on wants to know why nothing happens
 
 struct vmkd_error *session_need_stop(struct console *console)
 {
@@ -384,5 +385,11 @@ struct vmkd_error *session_need_stop(struct console *console)
 	if (console->is_interactive || (state != VMKD_STATE_RUNNING && state != VMKD_STATE_UNKNOWN))
 		return NULL; // the command says best what is wrong
 	vmkd_target_break_in(console->target);
-	return session_wait(console, BREAK_IN_MS);
+	struct vmkd_error *error = session_wait(console, SILENT_MS);
+	if (!error || error->code != VMKD_E_TIMEOUT || (console->deadline != 0 && console_now() >= console->deadline))
+		return error;
+	vmkd_error_destroy(error);
+	fprintf(stderr, "vmkd kd: waiting for %s to stop; vmkd list shows what it does (Ctrl-C twice gives up)\n",
+		vmkd_target_name(console->target));
+	return session_wait(console, BREAK_IN_MS - SILENT_MS);
 }

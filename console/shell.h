@@ -47,6 +47,7 @@ struct console {
 	struct line *line; // NULL without a terminal
 	bool is_interactive;
 	bool is_verbose;
+	char last_line[512]; // what Enter alone repeats; "" = nothing
 	bool is_prompting; // the user is typing: output must go around the line
 	enum quit quit;
 	uint64_t deadline; // milliseconds of console_now; 0 = none
