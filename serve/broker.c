@@ -269,13 +269,16 @@ static void describe_version(const struct broker *b, char *ret, size_t size)
 static void link_refused(void *arg)
 {
 	struct broker *b = arg;
-	char text[VERSION_TEXT_MAX];
+	char text[VERSION_TEXT_MAX], line[VERSION_TEXT_MAX + 8];
 
 	if (b->told_version == b->link->refused_version)
 		return;
 	b->told_version = b->link->refused_version;
 	describe_version(b, text, sizeof(text));
 	fprintf(stderr, "vmkd: %s: %s\n", b->name, text);
+	snprintf(line, sizeof(line), "vmkd: %s\n", text);
+	session_tell(&b->session, line); // who came before that module waits in vain
+	flush_client(b);
 }
 
 static const struct guest_link_events link_events = {

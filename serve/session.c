@@ -496,6 +496,18 @@ static void history_put(struct session *s, const uint8_t *body, uint32_t body_le
 		buf_clear(&s->history); // no memory: no history, and nothing else suffers
 }
 
+void session_tell(struct session *s, const char *text)
+{
+	uint8_t body[SESSION_BODY_MAX];
+	size_t len = strlen(text), max = sizeof(body) - KD_DEBUG_IO_SIZE;
+	struct kd_debug_io io = { .api = KD_DEBUG_IO_PRINT, .length = (uint32_t)(len < max ? len : max) };
+
+	if (kd_debug_io_encode(&io, body, sizeof(body)) != KD_OK)
+		return; // a header that does not fit into a body: cannot be
+	memcpy(body + KD_DEBUG_IO_SIZE, text, io.length);
+	client_give(s, ITEM_PRINT, KD_PACKET_DEBUG_IO, body, KD_DEBUG_IO_SIZE + io.length);
+}
+
 static void take_print(struct session *s, uint16_t kd_type, const uint8_t *body, uint32_t body_len)
 {
 	if (kd_type == KD_PACKET_DEBUG_IO) {

@@ -174,6 +174,9 @@ bool session_awaits_reply(const struct session *s);
 // Something is on its way to a client that listens: packets that wait, or one that it has not acknowledged.
 bool session_owes_client(const struct session *s);
 
+// Say one line of ours to the client, as a debug print; nobody there: nothing happens. At most SESSION_BODY_MAX - 16 bytes are said.
+void session_tell(struct session *s, const char *text);
+
 // ---- Time -------------------------------------------------------------------------------------------------
 void session_timer(struct session *s, uint64_t now_ms);
 uint64_t session_deadline(const struct session *s); // 0 = call session_timer at once, UINT64_MAX = never

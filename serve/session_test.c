@@ -604,6 +604,19 @@ static void test_resend_while_a_reply_is_due_is_nothing(void **state)
 
 // ---- A client that does not read -----------------------------------------------------------------------------
 
+static void test_a_line_of_ours_is_a_print(void **state)
+{
+	(void)state;
+	boot();
+	session_tell(&s, "nobody hears");
+	did("");
+	client_comes();
+	session_tell(&s, "vmkd: hello\n");
+	did("send(3 3230 droppable)");
+	assert_int_equal(last_len, KD_DEBUG_IO_SIZE + 12);
+	assert_memory_equal(last_body + KD_DEBUG_IO_SIZE, "vmkd: hello\n", 12);
+}
+
 static void test_prints_wait_bounded_and_in_order(void **state)
 {
 	(void)state;
@@ -890,7 +903,7 @@ int main(void)
 		T(test_reset_abandons_a_request),
 		T(test_reset_behind_an_accepted_continue_brings_nothing_back),
 		T(test_resend_while_a_reply_is_due_is_nothing),
-		T(test_prints_wait_bounded_and_in_order),
+		T(test_a_line_of_ours_is_a_print), T(test_prints_wait_bounded_and_in_order),
 		T(test_deaf_client_delays_a_boot_and_no_more),
 		T(test_silent_reset_gives_the_notice_then_a_fresh_start),
 		T(test_notice_that_nobody_continues_ends_by_itself),
