@@ -156,6 +156,7 @@ static struct vmkd_error *collect_values(struct console *console, const char *te
 	struct expr_env env = session_env(console);
 	size_t len = 0;
 
+	env.is_32bit = env.is_32bit && unit < 8; // eq writes 64 bits on any machine
 	while (*text != '\0') {
 		const char *start = text;
 		uint64_t value;

@@ -212,7 +212,7 @@ def expressions(guest):
     check(guest.value("wo(nt)") == 0x5A4D and guest.value("0n10+0y1+0t7") == 18, "numbers")
     check(guest.value(f"@{guest.ip}") == guest.value("@$ip") == guest.value("."), "the program counter")
     sign = 0xFFFFFFFFFFFFFFFF if guest.is64 else 0xFFFFFFFF
-    check(guest.value("-1") == sign, "the width")
+    check(guest.value("@$ip*0-1") == sign, "the width")
     text = guest.kd("lm a nt+100; ? nt")
     check(len(re.findall(r"\(ntoskrnl.exe\)", text)) == 1 and "hal" not in text, text)
 
