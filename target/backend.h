@@ -63,6 +63,8 @@ struct backend_ops {
 	struct vmkd_error *(*breakpoint_write)(struct backend *backend, uint64_t address, uint32_t *ret_handle);
 	struct vmkd_error *(*breakpoint_restore)(struct backend *backend, uint32_t handle);
 	struct vmkd_error *(*resume)(struct backend *backend, uint32_t status, bool trace, uint64_t dr7);
+	// Behind the notice of a reboot: lets go of a machine that may not answer a question any more. Knows nothing of its architecture.
+	struct vmkd_error *(*resume_reboot)(struct backend *backend);
 	// Until the other processor has reported.
 	struct vmkd_error *(*switch_processor)(struct backend *backend, uint16_t processor);
 	struct vmkd_error *(*reboot)(struct backend *backend);

@@ -370,6 +370,16 @@ static struct vmkd_error *kd_resume(struct backend *backend, uint32_t status, bo
 	return kd_send_resuming(of(backend), &request, false);
 }
 
+// Continue, not Continue2, whose layout depends on the architecture: a broker says this notice for a guest that is gone already and
+// could not be asked.
+static struct vmkd_error *kd_resume_reboot(struct backend *backend)
+{
+	struct kd_manipulate request = { .api = KD_API_CONTINUE, .processor = current_processor(of(backend)),
+					 .u.continue_status = KD_CONTINUE_HANDLED };
+
+	return kd_send_resuming(of(backend), &request, false);
+}
+
 static struct vmkd_error *kd_reboot(struct backend *backend)
 {
 	struct kd_manipulate request = { .api = KD_API_REBOOT };
@@ -408,6 +418,7 @@ static const struct backend_ops KD_OPS = {
 	.breakpoint_write = kd_breakpoint_write,
 	.breakpoint_restore = kd_breakpoint_restore,
 	.resume = kd_resume,
+	.resume_reboot = kd_resume_reboot,
 	.switch_processor = kd_switch_processor,
 	.reboot = kd_reboot,
 	.crash = kd_crash,

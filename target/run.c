@@ -187,6 +187,23 @@ static struct vmkd_error *resume(struct vmkd_target *target, uint32_t status, bo
 	return error;
 }
 
+static bool is_rebooting(const struct vmkd_target *target)
+{
+	return target->has_stop && target->last_stop.kind == VMKD_EVENT_SHUTDOWN && target->last_stop.module_base == KD_BASE_REBOOT;
+}
+
+static struct vmkd_error *resume_reboot(struct vmkd_target *target)
+{
+	uint32_t serial = target->stop_serial;
+
+	target->run = TARGET_RUN_NONE;
+	target->backend->ops->forget_stops(target->backend);
+	struct vmkd_error *error = target->backend->ops->resume_reboot(target->backend);
+	if (!error && target->stop_serial == serial)
+		forget_stop(target);
+	return error;
+}
+
 // ---- stops ---------------------------------------------------------------------------------------------------------------------
 
 static bool find_hit(struct vmkd_target *target, uint64_t pc)
@@ -363,8 +380,10 @@ struct vmkd_error *target_resume_plain(struct vmkd_target *target)
 {
 	uint64_t pc;
 	bool is_int3 = false;
-	struct vmkd_error *error = return_to_origin(target);
 
+	if (is_rebooting(target))
+		return resume_reboot(target);
+	struct vmkd_error *error = return_to_origin(target);
 	if (!error)
 		error = prepare(target, &pc);
 	if (!error)
@@ -380,8 +399,10 @@ struct vmkd_error *vmkd_target_go(struct vmkd_target *target, enum vmkd_continue
 {
 	bool is_handled = how == VMKD_CONTINUE_HANDLED, has_here = false, is_int3 = false;
 	uint64_t pc;
-	struct vmkd_error *error = return_to_origin(target);
 
+	if (is_rebooting(target))
+		return resume_reboot(target);
+	struct vmkd_error *error = return_to_origin(target);
 	if (!error)
 		error = prepare(target, &pc);
 	// Not handled: the handlers run, not the instruction, so there is nothing to step over.
