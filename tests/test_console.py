@@ -444,6 +444,8 @@ class Terminal:
         """The exit status."""
         while True:
             try:
+                if not select.select([self.fd], [], [], GUARD_S)[0]:
+                    raise Hang(f"the console does not end: {self.text[-1500:]!r}")
                 if not os.read(self.fd, 65536):
                     break
             except OSError:
@@ -503,6 +505,7 @@ def prints_do_not_spoil_the_line(guest):
         terminal.expect(r"kd> \? 20\+")  # drawn again
         terminal.type("2\n")
         terminal.expect("Evaluate expression: 34")
+        terminal.expect(r"kd> ")  # before it, the terminal may not be the console's yet
         terminal.type("\x04")
         check(terminal.end() == 0, "Ctrl-D did not end well")
     finally:
