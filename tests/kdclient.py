@@ -302,7 +302,8 @@ class KdLink:
     """Reliable packets in both directions over a byte stream."""
 
     ACK_SECONDS = 1.0
-    ATTEMPTS = 20
+    ATTEMPTS = 20      # times that nothing came
+    REPETITIONS = 500  # of one packet, asked for or not
 
     def __init__(self, sock):
         self.sock = sock
@@ -310,7 +311,7 @@ class KdLink:
         self.next_id, self.expected = INITIAL_ID, None
         self.received = collections.deque()  # (type, body), acknowledged and new
         self.resets_open = 0  # RESETs of ours that were not answered yet
-        self.resets_seen = self.resends_sent = self.retransmissions = self.syncs_seen = 0
+        self.resets_seen = self.resends_sent = self.retransmissions = self.syncs_seen = self.repeats_asked = 0
         self._last_sync = None
 
     def write(self, data):
@@ -387,13 +388,18 @@ class KdLink:
 
     def send(self, packet_type, body, attempts=None):
         """Sends one packet and waits for its acknowledgement. Returns False when none came."""
-        for attempt in range(attempts or self.ATTEMPTS):
+        silences = 0
+        for attempt in range(self.REPETITIONS):
             self.retransmissions += attempt > 0
-            packet_id = self.next_id
+            packet_id, asked = self.next_id, self.repeats_asked
             self.write(frame(packet_type, packet_id, body))
             self._last_sync = None
             if self._acknowledged(packet_id):
                 return True
+            # A RESEND is no silence: a UART on a busy machine loses its patience in the middle of a long frame, many times over.
+            silences += self.repeats_asked == asked
+            if silences >= (attempts or self.ATTEMPTS):
+                break
         return False
 
     def _acknowledged(self, packet_id):
@@ -407,6 +413,7 @@ class KdLink:
                 self.next_id ^= 1
                 return True
             if kind == "control" and packet_type in (RESEND, RESET):
+                self.repeats_asked += 1
                 return False  # the caller repeats, with the id that holds now
             if is_new and packet_type in (MANIPULATE, DEBUG_IO, FILE_IO):
                 self.next_id = packet_id ^ 1  # an answer acknowledges the question
