@@ -41,6 +41,14 @@ def case(*scenarios, cpus=1, set_words=(), more=(), alone=False):
     return register
 
 
+def need_terminal():
+    try:
+        for fd in os.openpty():
+            os.close(fd)
+    except OSError as error:
+        raise Skip(f"no pseudo terminal here ({error}; is /dev/pts mounted?)") from None
+
+
 def check(condition, text):
     if not condition:
         raise AssertionError(text)
@@ -364,6 +372,7 @@ def a_serial_line(guest):
     """A terminal device in between, as with a real serial port."""
     if not shutil.which("socat"):
         raise Skip("socat is not installed")
+    need_terminal()
     device = f"{guest.vm.folder}/line"
     socat = subprocess.Popen(["socat", f"PTY,link={device},raw,echo=0", f"UNIX-CONNECT:{guest.vm.kd_socket()}"])
     try:
@@ -411,6 +420,7 @@ class Terminal:
     def __init__(self, guest, *options):
         self.state = tempfile.TemporaryDirectory()
         env = {**guest.vm.env, "TERM": "xterm", "XDG_STATE_HOME": self.state.name}
+        need_terminal()
         self.pid, self.fd = pty.fork()
         if self.pid == 0:
             os.chdir(ROOT)
