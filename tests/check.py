@@ -149,13 +149,13 @@ class Run:
             self.lock.notify_all()
 
     def conclude(self, stage, state, counts, notes):
-        stage.state, stage.counts = state, counts
+        stage.state, stage.counts, stage.notes = state, counts, notes
         passed, failed, skipped = counts
-        self.say(f"== {stage.name}: {stage.title}")
+        # One short line a stage: a build server may show only part of what is printed. Logs are build/check/STAGE.log.
+        self.say(f"{stage.name:14}{passed:5} passed{f', {failed} failed' if failed else ''}"
+                 f"{f', {skipped} skipped' if skipped else ''} ({stage.seconds:.0f} s)")
         if notes:
             self.say(notes)
-        self.say(f"   {passed} passed, {failed} failed, {skipped} skipped in {stage.seconds:.0f} s"
-                 f" (build/check/{stage.name}.log)")
 
 
 def execute(stage, log):
@@ -243,6 +243,9 @@ def main():
     Run(chosen).all()
     total = [sum(s.counts[i] for s in chosen) for i in range(3)]
     bad = [s.name for s in chosen if s.state == "failed"]
+    for stage in chosen:
+        if stage.state == "failed":
+            print(f"-- {stage.name}: {stage.title} (build/check/{stage.name}.log)\n{stage.notes}")
     print(f"{len(chosen)} stages in {time.monotonic() - start:.0f} s" + (f"; failed: {' '.join(bad)}" if bad else ""))
     print(f"{total[0]} passed, {total[1]} failed, {total[2]} skipped")
     return 1 if total[1] else 0
