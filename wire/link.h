@@ -12,7 +12,7 @@
 
 #include "wire/portcall.h"
 
-#define LINK_VERSION 1u
+#define LINK_VERSION 2u
 #define LINK_BODY_MAX RECORD_BODY_MAX
 #define LINK_NAME_MAX 64u // VM name with its NUL; [A-Za-z0-9._-], not starting with '.' or '-'
 
@@ -26,6 +26,9 @@ enum link_type {
 	LINK_BREAKIN_TAKEN = 6, // the guest's poll has consumed a break-in
 	LINK_STATS = 7,        // answer to LINK_STATS_GET; body: struct link_stats
 	LINK_OTHER_VERSION = 8, // a guest module of another major version was refused; code = its AREA_VERSION; no body
+	LINK_MEMORY = 9,        // where the guest's RAM is, whole and anew; body: struct link_memory; descriptors ride along (SCM_RIGHTS).
+	                        // Before the first wait that the broker hears of, and again before the next wait after a change; at once
+	                        // when the change comes during a wait
 
 	// broker -> VMM
 	LINK_ATTACH = 32,      // first message; seq = LINK_VERSION; no body
@@ -42,6 +45,7 @@ enum link_type {
 #define LINK_F_RESUMES (1u << 1)   // DELIVER: this lets the guest run (Continue, Continue2, Reboot, ...): the VMM side
                                    // goes back to watching the socket from its own thread at once
 #define LINK_F_DROPPABLE (1u << 2) // WAITS: nobody needs to answer; without a broker the wait ends by itself
+#define LINK_F_NESTED (1u << 3)    // WAITS, WAIT: the vCPU runs a guest of its guest: CR3 is not enough to find its memory
 
 enum link_gone {
 	LINK_GONE_RESET = 1,      // vCPU reset or QMP RESET
@@ -89,6 +93,32 @@ struct link_hello {
 	uint32_t reserved;
 };
 WIRE_ASSERT_SIZE(struct link_hello, 120);
+
+// One piece of guest RAM: of writable memory slots only (hook), or of what QEMU's memory tree calls ram (debugcon). ROM, MMIO and SMRAM are in none.
+#define LINK_MEMORY_REMOTE 0xFFFFFFFFu
+#define LINK_MEMORY_PIECES_MAX 120u
+#define LINK_MEMORY_FILES_MAX 8u
+struct link_memory_piece {
+	uint64_t gpa;  // page-aligned
+	uint64_t size; // bytes, whole pages, not 0
+	uint64_t at;   // offset in the file, page-aligned; LINK_MEMORY_REMOTE: address in the VMM process
+	uint32_t file; // index among the descriptors; LINK_MEMORY_REMOTE: not in a file that both could map
+	uint32_t reserved; // 0
+};
+WIRE_ASSERT_SIZE(struct link_memory_piece, 32);
+
+// Pieces ascend and do not overlap. The sender cuts the list at LINK_MEMORY_PIECES_MAX and says so: what is not in it is asked of the guest.
+struct link_memory {
+	uint32_t generation;  // 1, 2, ... within one connection
+	uint32_t pid;         // of the VMM process
+	uint32_t piece_count; // at most LINK_MEMORY_PIECES_MAX
+	uint32_t file_count;  // descriptors with this message, at most LINK_MEMORY_FILES_MAX
+	uint32_t is_cut;      // 0/1: there are more pieces
+	uint32_t is_permitted; // 0/1: the receiver was given the right to read the VMM process (process_vm_readv), as far as the sender can tell
+	struct link_memory_piece pieces[LINK_MEMORY_PIECES_MAX]; // body_len counts the used ones only
+};
+WIRE_ASSERT_SIZE(struct link_memory, 24 + 32 * LINK_MEMORY_PIECES_MAX);
+_Static_assert(sizeof(struct link_memory) <= LINK_BODY_MAX, "fits a message");
 
 // Counters since the VMM process started (hook) or the broker started (debugcon).
 struct link_stats {

@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: MIT
+// The guest's physical memory as another process of this host reads it: files mapped read-only, or process_vm_readv into the VMM.
+//
+// Rules: one thread. What is read may change while it is read (the guest, or a guest that is not as asleep as believed): copy once, then judge.
+// Nothing here ever writes guest memory. A file that somebody shortens behind our back kills with SIGBUS, as for the VMM itself;
+// QEMU seals its memfds against that.
+#ifndef MEMORY_RAM_H
+#define MEMORY_RAM_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "wire/link.h"
+
+struct ram_piece {
+	uint64_t gpa, size;  // bytes; ascending, not overlapping, whole pages
+	const uint8_t *host; // mapped here, or NULL
+	uint64_t remote;     // else: address in process `pid`
+};
+
+struct ram_file {
+	const uint8_t *host; // the whole file
+	uint64_t size;
+};
+
+struct ram {
+	pid_t pid; // of the VMM
+	uint32_t generation;
+	uint32_t piece_count, file_count;
+	struct ram_piece pieces[LINK_MEMORY_PIECES_MAX];
+	struct ram_file files[LINK_MEMORY_FILES_MAX];
+};
+
+enum ram_outcome {
+	RAM_OK = 0,
+	RAM_E_MESSAGE = 1, // counts, order, alignment, overlap, beyond a file's end, descriptors missing: a sender that cannot be
+	RAM_E_MAP = 2,     // errno says why a file cannot be mapped
+};
+
+void ram_init(struct ram *ram); // nothing there
+void ram_deinit(struct ram *ram);
+
+// Take over what a LINK_MEMORY message says. m: len bytes, not trusted. fds: borrowed, m->file_count of them. The old
+// state is let go only on RAM_OK. RAM_E_MAP leaves errno.
+int ram_take(struct ram *ram, const struct link_memory *m, size_t len, const int *fds, uint32_t fd_count);
+
+// Copy [gpa, gpa + len). -> bytes copied from the beginning; fewer than len where RAM ends or the VMM's memory cannot be read.
+size_t ram_read(const struct ram *ram, uint64_t gpa, void *ret, size_t len);
+
+// A pointer to [gpa, gpa + len) where that is mapped in one piece; else NULL. Valid until the next ram_take or ram_deinit.
+const uint8_t *ram_at(const struct ram *ram, uint64_t gpa, size_t len);
+
+// Every piece is mapped (and there is one).
+bool ram_is_mapped(const struct ram *ram);
+
+#endif
