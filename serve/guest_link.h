@@ -25,11 +25,11 @@ struct guest_link_events {
 	void (*packet)(void *arg, const struct link_head *head, const uint8_t *body);
 	void (*waits)(void *arg, const struct link_head *head);
 	void (*breakin_taken)(void *arg);
+	void (*stats)(void *arg); // link->stats is fresh
+	void (*refused)(void *arg); // a guest module of another version came: link->refused_version. Again each time it tries
 	// Where the guest's RAM is, whole and anew (wire/link.h, LINK_MEMORY). m: len bytes, judged by whoever uses it; fds: fd_count of them, borrowed
 	// during the call. piece_count 0: nothing is known any more.
 	void (*memory)(void *arg, const struct link_memory *m, size_t len, const int *fds, uint32_t fd_count);
-	void (*stats)(void *arg); // link->stats is fresh
-	void (*refused)(void *arg); // a guest module of another version came: link->refused_version. Again each time it tries
 };
 
 struct guest_link;

@@ -52,8 +52,17 @@ static void on_waits(void *arg, const struct link_head *head)
 	(void)head;
 }
 
+static void on_memory(void *arg, const struct link_memory *m, size_t len, const int *fds, uint32_t fd_count)
+{
+	(void)arg;
+	(void)m;
+	(void)len;
+	(void)fds;
+	(void)fd_count;
+}
+
 static const struct guest_link_events events = {
-	nothing, nothing, on_registered, on_gone, on_packet, on_waits, nothing, nothing, nothing,
+	nothing, nothing, on_registered, on_gone, on_packet, on_waits, nothing, nothing, nothing, on_memory,
 };
 
 static void must(struct error *error)

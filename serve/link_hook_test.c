@@ -85,7 +85,15 @@ static void on_refused(void *arg)
 	note("refused(%x) ", link_under_test->refused_version);
 }
 
-static const struct guest_link_events events = { on_up, on_down, on_registered, on_gone, on_packet, on_waits, on_taken, on_stats, on_refused };
+static void on_memory(void *arg, const struct link_memory *m, size_t len, const int *fds, uint32_t fd_count)
+{
+	(void)arg;
+	(void)fds;
+	note("memory(%u,%u,%u) ", m->piece_count, (unsigned)len, fd_count);
+}
+
+static const struct guest_link_events events = { on_up, on_down, on_registered, on_gone, on_packet, on_waits, on_taken, on_stats, on_refused,
+						  on_memory };
 
 static void turns(int count)
 {
