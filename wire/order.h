@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Memory shared between a guest CPU and a host thread. These five are the only operations on such
+// Memory shared between a guest CPU and a host thread, or between two processes. These are the only operations on such
 // words; nothing else in the tree orders memory. Each use names its partner in a comment.
 //
 // Both ends run on x86, where a load is an acquire and a store is a release already; the operations
@@ -38,6 +38,30 @@ static inline void order_set_bits(volatile uint32_t *word, uint32_t bits)
 static inline uint32_t order_take(volatile uint32_t *word)
 {
 	return __atomic_exchange_n(word, 0u, __ATOMIC_ACQ_REL);
+}
+
+// ---- A 64-bit counter that guards what stands beside it (wire/stop_page.h); 64-bit programs of the host only -------------
+
+static inline uint64_t order_load_acquire64(const volatile uint64_t *word)
+{
+	return __atomic_load_n(word, __ATOMIC_ACQUIRE);
+}
+
+static inline void order_store_release64(volatile uint64_t *word, uint64_t value)
+{
+	__atomic_store_n(word, value, __ATOMIC_RELEASE);
+}
+
+// Reader: what was read before is read before what follows (the counter, a second time).
+static inline void order_fence_acquire(void)
+{
+	__atomic_thread_fence(__ATOMIC_ACQUIRE);
+}
+
+// Writer: what was written before (the counter) is visible no later than what follows.
+static inline void order_fence_release(void)
+{
+	__atomic_thread_fence(__ATOMIC_RELEASE);
 }
 
 #endif
