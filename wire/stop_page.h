@@ -16,7 +16,9 @@
 //     fence_acquire; page->epoch is still `epoch` and page->owner says that the broker lives, or the copy is worthless
 //
 // The broker makes the epoch even before it hands anything to the guest, and odd again when the guest has come back to its wait, with that wait's
-// registers in place; so a reply that has reached a client was followed by an odd epoch. Broker and program are of one user (or the broker's group), which
+// registers in place, and only then lets a client have what the guest said; so a client that has received a reply sees the odd epoch of the wait behind it, or
+// a later one: libvmkd keeps the epoch it saw then and reads in no other. The generation in page and message is the broker's own
+// count: it never repeats while the page lives, whatever connections to VMMs come and go. Broker and program are of one user (or the broker's group), which
 // may read the guest anyway; what the page guards against is time, not malice.
 #ifndef WIRE_STOP_PAGE_H
 #define WIRE_STOP_PAGE_H
@@ -36,7 +38,7 @@ struct stop_page {
 	uint32_t futex_rest[15]; // the remainder of the lock object; not for readers
 	uint64_t magic;
 	uint32_t version;
-	uint32_t memory_generation; // of the LINK_MEMORY message that belongs to this epoch
+	uint32_t memory_generation; // of the LINK_MEMORY message (on ram.sock) that belongs to this epoch; 0 = none yet
 	uint64_t epoch;             // odd: the guest sleeps
 	// While odd: of the waiting vCPU.
 	uint64_t cr0, cr3, cr4, efer;
