@@ -65,9 +65,18 @@ static struct error *find_file(int pid, uint64_t size, int *ret_fd)
 	return NULL;
 }
 
+// The same file once more, for reading only: what is passed on must not be a way to write.
+static int open_for_reading(int fd)
+{
+	char path[40];
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	return open(path, O_RDONLY | O_CLOEXEC);
+}
+
 struct error *guest_ram_open(struct guest_ram *ram, int pid, uint64_t size)
 {
-	int fd CLEANUP_CLOSE = -1;
+	int fd CLEANUP_CLOSE = -1, read_fd CLEANUP_CLOSE = -1;
 	struct error *error;
 	void *host;
 
@@ -75,10 +84,14 @@ struct error *guest_ram_open(struct guest_ram *ram, int pid, uint64_t size)
 	error = find_file(pid, size, &fd);
 	if (error)
 		return error;
+	read_fd = open_for_reading(fd);
+	if (read_fd < 0)
+		return error_create(errno, "cannot open the guest's RAM for reading: %s", strerror(errno));
 	host = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
 	if (host == MAP_FAILED)
 		return error_create(errno, "cannot map the guest's RAM: %s", strerror(errno));
 	ram->fd = cleanup_take_fd(&fd);
+	ram->read_fd = cleanup_take_fd(&read_fd);
 	ram->host = host;
 	ram->size = size;
 	return NULL;
@@ -89,6 +102,7 @@ void guest_ram_close(struct guest_ram *ram)
 	if (ram->fd >= 0) {
 		munmap(ram->host, ram->size);
 		close(ram->fd);
+		close(ram->read_fd);
 	}
 	guest_ram_init(ram);
 }
@@ -105,13 +119,19 @@ static const char *parse_failure(int outcome)
 	}
 }
 
-struct error *guest_ram_set_map(struct guest_ram *ram, const char *mtree, size_t len, const char *ram_id)
+static bool is_same(const struct memory_map *a, const struct memory_map *b)
+{
+	return a->count == b->count && memcmp(a->pieces, b->pieces, a->count * sizeof(a->pieces[0])) == 0;
+}
+
+struct error *guest_ram_set_map(struct guest_ram *ram, const char *mtree, size_t len, const char *ram_id, bool *ret_is_new)
 {
 	struct memory_map map;
 	int outcome = memory_map_parse(mtree, len, ram_id, ram->size, &map);
 
 	if (outcome)
 		return error_create(EPROTO, "%s '%s'", parse_failure(outcome), ram_id);
+	*ret_is_new = !is_same(&map, &ram->map);
 	ram->map = map;
 	for (uint32_t i = 0; i < map.count; i++)
 		ram->ranges[i] = (struct gpa_range){
@@ -119,6 +139,18 @@ struct error *guest_ram_set_map(struct guest_ram *ram, const char *mtree, size_t
 		};
 	ram->gpa = (struct gpa_map){ .ranges = ram->ranges, .count = map.count };
 	return NULL;
+}
+
+size_t guest_ram_describe(const struct guest_ram *ram, struct link_memory *ret)
+{
+	_Static_assert(MEMORY_MAP_MAX <= LINK_MEMORY_PIECES_MAX, "every map fits a message");
+
+	*ret = (struct link_memory){ .piece_count = ram->gpa.count, .file_count = ram->gpa.count ? 1 : 0 };
+	for (uint32_t i = 0; i < ret->piece_count; i++)
+		ret->pieces[i] = (struct link_memory_piece){
+			.gpa = ram->map.pieces[i].gpa, .size = ram->map.pieces[i].size, .at = ram->map.pieces[i].offset,
+		};
+	return offsetof(struct link_memory, pieces) + ret->piece_count * sizeof(ret->pieces[0]);
 }
 
 // The piece that holds file offset `at`, or the first behind it.

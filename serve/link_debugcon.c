@@ -47,6 +47,7 @@ struct link_debugcon {
 	bool is_qmp_closed;
 
 	struct guest_ram ram;
+	uint32_t memory_generation;
 	bool is_map_asked;      // a map is on its way
 	bool is_hello_waiting;  // for that map
 	gpa_t hello;
@@ -266,21 +267,37 @@ static void on_bell(struct loop_source *source, uint32_t events)
 
 // ---- RAM ----------------------------------------------------------------------------------------------------
 
+// The registers that come with a wait are what the module wrote into its head, and nobody has checked them. A guest that writes wrong
+// ones gets wrong answers about itself and harms nobody: they only choose which of its own RAM is read.
+static void tell_memory(struct link_debugcon *d)
+{
+	struct link_memory memory;
+	size_t len = guest_ram_describe(&d->ram, &memory);
+
+	memory.generation = ++d->memory_generation;
+	memory.pid = (uint32_t)d->base.pid;
+	if (d->base.events->memory)
+		d->base.events->memory(d->base.arg, &memory, len, &d->ram.read_fd, memory.file_count);
+}
+
 static void take_map(void *arg, const cJSON *answer)
 {
 	struct link_debugcon *d = arg;
 	const char *text = cJSON_GetStringValue(answer);
+	bool is_new = false;
 	struct error *error;
 
 	d->is_map_asked = false;
 	if (d->ram.fd < 0)
 		return;
-	error = text ? guest_ram_set_map(&d->ram, text, strlen(text), d->ram_id)
+	error = text ? guest_ram_set_map(&d->ram, text, strlen(text), d->ram_id, &is_new)
 		     : error_create(EPROTO, "QEMU does not answer `info mtree -f`");
 	if (error)
 		set_remark(d, error);
 	else
 		d->base.remark[0] = 0;
+	if (is_new)
+		tell_memory(d);
 	if (!d->scan.is_armed && d->ram.gpa.count && d->scan_offset == 0)
 		loop_timer_arm(d->base.loop, &d->scan, 0);
 	if (d->is_hello_waiting && d->ram.gpa.count) {
@@ -454,8 +471,11 @@ static void disconnect(struct link_debugcon *d)
 	guest_ram_close(&d->ram);
 	d->base.is_up = false;
 	retry_later(d);
-	if (was_up)
-		d->base.events->down(d->base.arg);
+	if (!was_up)
+		return;
+	tell_memory(d); // that there is none
+	d->memory_generation = 0;
+	d->base.events->down(d->base.arg);
 }
 
 static struct error *connect_bell(struct link_debugcon *d)

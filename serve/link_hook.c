@@ -37,6 +37,8 @@ struct link_hook {
 	struct out_message *out, **out_end;
 	unsigned out_count;
 	bool is_held;
+	int in_fds[LINK_MEMORY_FILES_MAX]; // that came with the message in `in`
+	uint32_t in_fd_count;
 	uint8_t in[sizeof(struct link_head) + LINK_BODY_MAX + 1] __attribute__((aligned(8)));
 };
 
@@ -57,6 +59,14 @@ static void retry_later(struct link_hook *h)
 	loop_timer_arm(h->base.loop, &h->retry, h->retries++ < RETRY_EARLY_COUNT ? RETRY_MS : RETRY_LATER_MS);
 }
 
+static void tell_no_memory(struct link_hook *h)
+{
+	const struct link_memory nothing = { .pid = (uint32_t)h->base.pid };
+
+	if (h->base.events->memory)
+		h->base.events->memory(h->base.arg, &nothing, offsetof(struct link_memory, pieces), NULL, 0);
+}
+
 static void disconnect(struct link_hook *h)
 {
 	bool was_up = h->base.is_up;
@@ -69,8 +79,10 @@ static void disconnect(struct link_hook *h)
 	h->base.is_up = false;
 	out_clear(h);
 	retry_later(h);
-	if (was_up)
-		h->base.events->down(h->base.arg);
+	if (!was_up)
+		return;
+	tell_no_memory(h);
+	h->base.events->down(h->base.arg);
 }
 
 // The other end broke the contract, or is another version: say so once in `list`, and do not hammer it.
@@ -257,6 +269,11 @@ static void take_message(struct link_hook *h, const struct link_head *head, cons
 	case LINK_BREAKIN_TAKEN:
 		ev->breakin_taken(h->base.arg);
 		return;
+	case LINK_MEMORY:
+		if (head->body_len < offsetof(struct link_memory, pieces) || head->body_len > sizeof(struct link_memory))
+			break;
+		ev->memory(h->base.arg, (const struct link_memory *)body, head->body_len, h->in_fds, h->in_fd_count);
+		return;
 	case LINK_STATS:
 		if (head->body_len != sizeof(h->base.stats))
 			break;
@@ -269,32 +286,80 @@ static void take_message(struct link_hook *h, const struct link_head *head, cons
 	refuse(h, "the library in the VMM sent a message that cannot be");
 }
 
+static void close_fds(struct link_hook *h)
+{
+	while (h->in_fd_count)
+		close(h->in_fds[--h->in_fd_count]);
+}
+
+// One message into h->in and h->in_fds, which are ours to close. -> recvmsg's, with the whole message's length. *ret_is_cut: there were
+// more descriptors than are legal.
+static ssize_t receive_message(struct link_hook *h, bool *ret_is_cut)
+{
+	union {
+		struct cmsghdr head;
+		uint8_t bytes[CMSG_SPACE(sizeof(h->in_fds))];
+	} control;
+	struct iovec part = { h->in, sizeof(h->in) };
+	// Not CMSG_SPACE: the kernel would fill the padding with one more descriptor.
+	struct msghdr message = {
+		.msg_iov = &part, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = CMSG_LEN(sizeof(h->in_fds)),
+	};
+	ssize_t len = recvmsg(h->fd, &message, MSG_DONTWAIT | MSG_TRUNC | MSG_CMSG_CLOEXEC);
+	const struct cmsghdr *c = len >= 0 ? CMSG_FIRSTHDR(&message) : NULL;
+
+	if (c && c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS) {
+		h->in_fd_count = (uint32_t)((c->cmsg_len - CMSG_LEN(0)) / sizeof(int));
+		memcpy(h->in_fds, CMSG_DATA(c), h->in_fd_count * sizeof(int));
+	}
+	*ret_is_cut = len >= 0 && message.msg_flags & MSG_CTRUNC;
+	return len;
+}
+
+// What is wrong with the message in h->in, or NULL.
+static const char *find_fault(const struct link_hook *h, const struct link_head *head, size_t len, bool is_cut)
+{
+	if (head->body_len != len - sizeof(*head) || (head->type == LINK_HELLO) == h->has_hello)
+		return "the library in the VMM sent a damaged message";
+	if (is_cut || (h->in_fd_count && head->type != LINK_MEMORY))
+		return "the library in the VMM sent descriptors that nobody asked for, or too many";
+	return NULL;
+}
+
+static void judge_message(struct link_hook *h, size_t len, bool is_cut, struct link_head *ret_head)
+{
+	const char *fault;
+
+	if (len < sizeof(*ret_head) || len > sizeof(h->in) - 1) {
+		refuse(h, "the library in the VMM sent a message of impossible length");
+		return;
+	}
+	memcpy(ret_head, h->in, sizeof(*ret_head));
+	fault = find_fault(h, ret_head, len, is_cut);
+	if (fault)
+		refuse(h, fault);
+	else if (ret_head->type == LINK_HELLO)
+		take_hello(h, ret_head, h->in + sizeof(*ret_head));
+	else
+		take_message(h, ret_head, h->in + sizeof(*ret_head));
+}
+
 // -> true: read again at once, more is likely there.
 static bool receive_one(struct link_hook *h)
 {
-	ssize_t len = recv(h->fd, h->in, sizeof(h->in), MSG_DONTWAIT | MSG_TRUNC);
-	const uint8_t *body = h->in + sizeof(struct link_head);
-	struct link_head head;
+	struct link_head head = { 0 };
+	bool is_cut = false;
+	ssize_t len = receive_message(h, &is_cut);
 
 	if (len < 0 && (errno == EAGAIN || errno == EINTR))
 		return false;
 	if (len <= 0) {
+		close_fds(h);
 		disconnect(h);
 		return false;
 	}
-	if ((size_t)len < sizeof(head) || (size_t)len > sizeof(h->in) - 1) {
-		refuse(h, "the library in the VMM sent a message of impossible length");
-		return false;
-	}
-	memcpy(&head, h->in, sizeof(head));
-	if (head.body_len != (size_t)len - sizeof(head) || (head.type == LINK_HELLO) == h->has_hello) {
-		refuse(h, "the library in the VMM sent a damaged message");
-		return false;
-	}
-	if (head.type == LINK_HELLO)
-		take_hello(h, &head, body);
-	else
-		take_message(h, &head, body);
+	judge_message(h, (size_t)len, is_cut, &head);
+	close_fds(h);
 	// Only a print is likely to be followed by another message: after a wait the guest sleeps until it is answered.
 	return h->fd >= 0 && !h->is_held && head.type == LINK_PACKET && !(head.flags & LINK_F_WAITS);
 }

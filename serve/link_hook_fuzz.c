@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: MIT
 // A hostile VMM side: any messages on the hook's socket. What comes out as an event must keep the contract of serve/guest_link.h.
+#include <dirent.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -54,11 +56,17 @@ static void on_waits(void *arg, const struct link_head *head)
 
 static void on_memory(void *arg, const struct link_memory *m, size_t len, const int *fds, uint32_t fd_count)
 {
+	uint8_t sum = 0;
+
 	(void)arg;
-	(void)m;
-	(void)len;
-	(void)fds;
-	(void)fd_count;
+	if (len < offsetof(struct link_memory, pieces) || len > sizeof(*m) || fd_count > LINK_MEMORY_FILES_MAX)
+		abort();
+	for (size_t i = 0; i < len; i++)
+		sum = (uint8_t)(sum + ((const uint8_t *)m)[i]);
+	(void)sum;
+	for (uint32_t i = 0; i < fd_count; i++)
+		if (fcntl(fds[i], F_GETFD) != FD_CLOEXEC)
+			abort();
 }
 
 static const struct guest_link_events events = {
@@ -102,7 +110,41 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
 	return 0;
 }
 
-// Two bytes of length, then a message; 0xFFFF is the greeting that every connection needs.
+static int count_fds(void)
+{
+	DIR *dir = opendir("/proc/self/fd");
+	int count = 0;
+
+	if (!dir)
+		exit(1);
+	while (readdir(dir))
+		count++;
+	closedir(dir);
+	return count;
+}
+
+// -> false: the other end has hung up.
+static bool send_with_fds(int fd, const void *bytes, size_t len, unsigned fd_count)
+{
+	union {
+		struct cmsghdr head;
+		uint8_t room[CMSG_SPACE(16 * sizeof(int))];
+	} control = { 0 };
+	struct iovec part = { (void *)(uintptr_t)bytes, len };
+	struct msghdr message = { .msg_iov = &part, .msg_iovlen = 1 };
+
+	if (fd_count) {
+		message.msg_control = &control;
+		message.msg_controllen = CMSG_SPACE(fd_count * sizeof(int));
+		control.head = (struct cmsghdr){ CMSG_LEN(fd_count * sizeof(int)), SOL_SOCKET, SCM_RIGHTS };
+		for (unsigned i = 0; i < fd_count; i++)
+			memcpy(CMSG_DATA(&control.head) + i * sizeof(int), &listener, sizeof(int));
+	}
+	return sendmsg(fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT) >= 0;
+}
+
+// Two bytes: length, and in the upper three bits half the number of descriptors that ride along; then a message. 0xFFFF is the greeting that every
+// connection needs.
 static void play(int fd, const uint8_t *data, size_t size)
 {
 	struct {
@@ -111,18 +153,20 @@ static void play(int fd, const uint8_t *data, size_t size)
 	} hello = { .head = { .type = LINK_HELLO, .body_len = sizeof(struct link_hello) }, .hello = { .version = LINK_VERSION } };
 
 	while (size >= 2) {
-		size_t len = data[0] | (size_t)data[1] << 8;
+		size_t len = data[0] | (size_t)(data[1] & 0x1F) << 8;
+		bool is_greeting = data[0] == 0xFF && data[1] == 0xFF;
+		unsigned fd_count = data[1] >> 5; // 0 to 7
 
 		data += 2;
 		size -= 2;
-		if (len == 0xFFFF) {
-			if (send(fd, &hello, sizeof(hello), MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
+		if (is_greeting) {
+			if (!send_with_fds(fd, &hello, sizeof(hello), 0))
 				return;
 			continue;
 		}
 		if (len > size)
 			len = size;
-		if (len && send(fd, data, len, MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
+		if (len && !send_with_fds(fd, data, len, 2 * fd_count)) // also more than are legal
 			return;
 		data += len;
 		size -= len;
@@ -132,7 +176,7 @@ static void play(int fd, const uint8_t *data, size_t size)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct guest_link *link;
-	int fd;
+	int fd, fds_before = count_fds();
 
 	must(link_hook_create(&loop, "vm", &events, NULL, &link));
 	must(loop_turn(&loop, 10));
@@ -140,10 +184,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	if (fd < 0)
 		abort();
 	play(fd, data, size);
-	must(loop_turn(&loop, 0));
-	must(loop_turn(&loop, 0));
+	for (int i = 0; i < 8; i++)
+		must(loop_turn(&loop, 0));
 	link->ops->breakin(link);
 	link->ops->destroy(link);
 	close(fd);
+	if (count_fds() != fds_before)
+		abort();
 	return 0;
 }

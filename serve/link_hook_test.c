@@ -6,6 +6,8 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include <dirent.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -88,7 +90,8 @@ static void on_refused(void *arg)
 static void on_memory(void *arg, const struct link_memory *m, size_t len, const int *fds, uint32_t fd_count)
 {
 	(void)arg;
-	(void)fds;
+	for (uint32_t i = 0; i < fd_count; i++)
+		assert_int_equal(fcntl(fds[i], F_GETFD), FD_CLOEXEC);
 	note("memory(%u,%u,%u) ", m->piece_count, (unsigned)len, fd_count);
 }
 
@@ -265,7 +268,7 @@ static void test_another_version(void **state)
 static void refuses_after_hello(void)
 {
 	turns(2);
-	did("up down");
+	did("up memory(0,24,0) down");
 	assert_int_equal(link_under_test->messages_refused, 1);
 	close(peer);
 	meet(); // and it comes back
@@ -296,7 +299,7 @@ static void test_damaged_messages(void **state)
 	link_under_test->messages_refused = 0;
 	tell(LINK_PACKET, 0, body, sizeof(body), KD_PACKET_DEBUG_IO, 17); // header beyond the body
 	turns(2);
-	did("down");
+	did("memory(0,24,0) down");
 	assert_int_equal(link_under_test->messages_refused, 1);
 }
 
@@ -331,11 +334,98 @@ static void test_peer_goes_and_comes(void **state)
 	turns(1);
 	close(peer);
 	turns(1);
-	did("up down");
+	did("up memory(0,24,0) down");
 	meet();
 	greet(LINK_VERSION, false);
 	turns(1);
 	did("up");
+}
+
+// ---- LINK_MEMORY ----------------------------------------------------------------------------------------
+
+static int count_fds(void)
+{
+	DIR *dir = opendir("/proc/self/fd");
+	int count = 0;
+
+	assert_non_null(dir);
+	while (readdir(dir))
+		count++;
+	closedir(dir);
+	return count;
+}
+
+// A message of `len` body bytes with the listener's descriptor attached fd_count times.
+static void tell_with_fds(uint16_t type, const void *body, uint32_t len, unsigned fd_count)
+{
+	union {
+		struct cmsghdr head;
+		uint8_t room[CMSG_SPACE(16 * sizeof(int))];
+	} control = { 0 };
+	struct link_head head = { .type = type, .body_len = len };
+	struct iovec parts[2] = { { &head, sizeof(head) }, { (void *)(uintptr_t)body, len } };
+	struct msghdr message = { .msg_iov = parts, .msg_iovlen = 2, .msg_control = &control,
+				  .msg_controllen = CMSG_SPACE(fd_count * sizeof(int)) };
+
+	assert_true(fd_count <= 16);
+	control.head = (struct cmsghdr){ CMSG_LEN(fd_count * sizeof(int)), SOL_SOCKET, SCM_RIGHTS };
+	for (unsigned i = 0; i < fd_count; i++)
+		memcpy(CMSG_DATA(&control.head) + i * sizeof(int), &listener, sizeof(int));
+	assert_int_equal(sendmsg(peer, &message, MSG_NOSIGNAL), sizeof(head) + len);
+}
+
+static void test_memory(void **state)
+{
+	struct link_memory memory = { .generation = 1, .piece_count = LINK_MEMORY_PIECES_MAX, .file_count = LINK_MEMORY_FILES_MAX };
+	int before;
+
+	(void)state;
+	meet();
+	greet(LINK_VERSION, false);
+	turns(1);
+	before = count_fds();
+	tell_with_fds(LINK_MEMORY, &memory, sizeof(memory), LINK_MEMORY_FILES_MAX);
+	memory.piece_count = 2;
+	tell_with_fds(LINK_MEMORY, &memory, offsetof(struct link_memory, pieces) + 2 * sizeof(memory.pieces[0]), 1);
+	tell(LINK_MEMORY, 0, &memory, offsetof(struct link_memory, pieces), 0, 0);
+	turns(3);
+	did("up memory(120,3864,8) memory(2,88,1) memory(2,24,0)");
+	assert_int_equal(count_fds(), before);
+}
+
+static void refuses_with_fds(uint16_t type, uint32_t len, unsigned fd_count)
+{
+	struct link_memory memory = { .generation = 1 };
+	uint8_t body[sizeof(memory) + 1] = { 0 };
+	int before = count_fds();
+
+	memcpy(body, &memory, sizeof(memory));
+	tell_with_fds(type, body, len, fd_count);
+	turns(1);
+	did("memory(0,24,0) down");
+	assert_int_equal(count_fds(), before - 1); // the connection itself
+	close(peer);
+	meet();
+	greet(LINK_VERSION, false);
+	turns(1);
+	did("up");
+	assert_int_equal(count_fds(), before);
+}
+
+static void test_refused_memory(void **state)
+{
+	(void)state;
+	meet();
+	greet(LINK_VERSION, false);
+	turns(1);
+	did("up");
+	refuses_with_fds(LINK_MEMORY, offsetof(struct link_memory, pieces), LINK_MEMORY_FILES_MAX + 1); // too many descriptors
+	refuses_with_fds(LINK_MEMORY, offsetof(struct link_memory, pieces), 16);
+	refuses_with_fds(LINK_MEMORY, offsetof(struct link_memory, pieces) - 1, 2); // too short
+	refuses_with_fds(LINK_MEMORY, sizeof(struct link_memory) + 1, 2);
+	refuses_with_fds(LINK_WAIT, 0, 1); // not here
+	refuses_with_fds(LINK_HELLO, 0, 3); // not now
+	assert_int_equal(link_under_test->messages_refused, 6);
 }
 
 static void test_held_link_takes_nothing(void **state)
@@ -366,6 +456,8 @@ int main(void)
 		T(test_oversized_message),
 		T(test_nothing_before_the_greeting),
 		T(test_peer_goes_and_comes),
+		T(test_memory),
+		T(test_refused_memory),
 		T(test_held_link_takes_nothing),
 	};
 
