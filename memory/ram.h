@@ -2,8 +2,8 @@
 // The guest's physical memory as another process of this host reads it: files mapped read-only, or process_vm_readv into the VMM.
 //
 // Rules: one thread. What is read may change while it is read (the guest, or a guest that is not as asleep as believed): copy once, then judge.
-// Nothing here ever writes guest memory. A file that somebody shortens behind our back kills with SIGBUS, as for the VMM itself;
-// QEMU seals its memfds against that.
+// Nothing here ever writes guest memory. A file that somebody shortens behind our back, or that has no room for a page nobody has touched yet,
+// kills with SIGBUS, as for the VMM itself; QEMU seals its memfds against the first.
 #ifndef MEMORY_RAM_H
 #define MEMORY_RAM_H
 
@@ -42,12 +42,22 @@ enum ram_outcome {
 void ram_init(struct ram *ram); // nothing there
 void ram_deinit(struct ram *ram);
 
-// Take over what a LINK_MEMORY message says. m: len bytes, not trusted. fds: borrowed, m->file_count of them. The old
-// state is let go only on RAM_OK. RAM_E_MAP leaves errno.
+// Take over what a LINK_MEMORY message says. m: len bytes, not trusted, except that the caller has compared m->pid with the sender's
+// credentials: otherwise a sender makes a caller with more rights read somebody else's process. fds: borrowed, m->file_count of them.
+// -> enum ram_outcome; the old state is let go only on RAM_OK. RAM_E_MAP leaves errno.
 int ram_take(struct ram *ram, const struct link_memory *m, size_t len, const int *fds, uint32_t fd_count);
 
 // Copy [gpa, gpa + len). -> bytes copied from the beginning; fewer than len where RAM ends or the VMM's memory cannot be read.
 size_t ram_read(const struct ram *ram, uint64_t gpa, void *ret, size_t len);
+
+// The same for `count` spans, one behind the other into ret: what is not mapped costs one system call for up to RAM_SPANS_MAX pieces of spans,
+// instead of one each. -> bytes copied from the beginning.
+#define RAM_SPANS_MAX 64u
+struct ram_span {
+	uint64_t gpa;
+	size_t len; // bytes
+};
+size_t ram_read_spans(const struct ram *ram, const struct ram_span *spans, uint32_t count, void *ret);
 
 // A pointer to [gpa, gpa + len) where that is mapped in one piece; else NULL. Valid until the next ram_take or ram_deinit.
 const uint8_t *ram_at(const struct ram *ram, uint64_t gpa, size_t len);

@@ -18,7 +18,7 @@ enum walk_outcome {
 	WALK_E_ADDRESS = 1,  // not canonical, or beyond 4 GiB in a 32-bit mode
 	WALK_E_ABSENT = 2,   // an entry without the present bit: paged out, in transition, or nothing; the guest's kernel knows
 	WALK_E_RESERVED = 3, // an entry with bits set that must not be
-	WALK_E_TABLE = 4,    // a table, or the page, is not in RAM
+	WALK_E_TABLE = 4,    // a table is not in RAM; walk_read: or the page is not
 	WALK_E_MODE = 5,     // registers that cannot be, or all 0 (unknown)
 };
 
@@ -33,15 +33,21 @@ struct walk_page {
 	uint64_t size; // 4096, 2 MiB, 4 MiB, 1 GiB; WALK_MODE_FLAT: 4096
 };
 
-// Find the page that holds `va`. 32-bit modes: va may be sign-extended. -> enum walk_outcome; *ret only on WALK_OK.
+// Find the page that holds `va`; whether it is RAM is not looked at. 32-bit modes: va may be sign-extended, and ret->va is then.
+// -> enum walk_outcome; *ret only on WALK_OK.
 int walk_find(const struct ram *ram, const struct walk_regs *regs, uint64_t va, struct walk_page *ret);
 
 // A cache of translations and tables of one stop. Zero-initialise, or walk_cache_clear at each new epoch and map.
 #define WALK_CACHE_SLOTS 64u
+#define WALK_LEVELS_MAX 5u
 struct walk_cache {
 	struct walk_page pages[WALK_CACHE_SLOTS]; // by page number; size 0 = empty
-	uint64_t table_va;  // upper part of the address whose last table is known
-	uint64_t table_gpa; // of that last table; 0 = unknown
+	struct {
+		uint64_t va;  // the part of the address above what the table translates
+		uint64_t gpa; // 0 = unknown
+	} tables[WALK_LEVELS_MAX]; // the last one used of each level; [0] is the one whose entries are always pages
+	uint64_t copy_gpa; // of the table in `copy`, 0 = none: for RAM that is not mapped, where a table costs as much as an entry
+	uint64_t copy[512];
 };
 void walk_cache_clear(struct walk_cache *cache);
 
