@@ -25,6 +25,7 @@
  *   run-time images        0xFFFFF880`00000000...    0x8A000000...
  *   pool pages, stacks     0xFFFFFA80`00000000...    0x90000000...
  *   archive (initrd), RO   0xFFFFF8A0`00000000       0xB0000000
+ *   nt's own mappings      0xFFFFFB00`00000000...    0xC0000000...
  *   direct map of RAM, RW  0xFFFF8000`00000000 (all) 0xA0000000 (first 256 MiB)
  *   KUSER_SHARED_DATA      0xFFFFF780`00000000       0xFFDF0000   (one zeroed page, mapped before nt_start, RW, NX)
  *   user blob              0x10000 code, 0x20000 stack; else no user address is mapped, page 0 never
@@ -42,6 +43,7 @@
 #define HAL_SS_KERNEL   0x18
 #define HAL_DIRECT_MAP  0xFFFF800000000000ull
 #define HAL_SHARED_DATA 0xFFFFF78000000000ull
+#define HAL_NT_MAPPINGS 0xFFFFFB0000000000ull
 #else
 #define HAL_X64         0
 #define HAL_X86         1
@@ -51,10 +53,12 @@
 #define HAL_FS_PCR      0x30 /* FS selector of the KPCR in kernel mode, base differs per CPU */
 #define HAL_DIRECT_MAP  0xA0000000u
 #define HAL_SHARED_DATA 0xFFDF0000u
+#define HAL_NT_MAPPINGS 0xC0000000u
 #endif
 
 enum {
     HAL_PAGE_SIZE = 4096,
+    HAL_LARGE_PAGE = 2 << 20,
     HAL_MAX_CPUS = 8,
     HAL_MAX_IMAGES = 32,
     HAL_NAME_SIZE = 64,
@@ -342,6 +346,7 @@ int hal_translate(hal_va_t va, hal_pa_t *ret_pa, unsigned *ret_flags);
 /* 4 KiB pages of kernel space, in all CPUs (one address space). Flushes this CPU; hal_flush_all for the others.
  * They lock: passive. */
 int hal_map(hal_va_t va, hal_pa_t pa, unsigned flags); /* replaces; 0 ok, 1 no page for a table, 2 large page there */
+int hal_map_large(hal_va_t va, hal_pa_t pa, unsigned flags); /* 2 MiB, both aligned; where nothing is mapped; results as above */
 int hal_unmap(hal_va_t va);                            /* 0 ok, 1 was not mapped */
 int hal_protect(hal_va_t va, unsigned flags);          /* same page, other rights; 0 ok, 1 not mapped */
 void hal_flush(hal_va_t va);                           /* this CPU */
@@ -369,6 +374,8 @@ int hal_copy_to(hal_va_t va, const void *buf, size_t len, size_t *ret_done);
 /* Physical pages. x86: below 256 MiB, so always in the direct map. Contents undefined. 0 = none left. Passive. */
 hal_pa_t hal_page_alloc(void);
 void hal_page_free(hal_pa_t pa);
+/* len contiguous bytes of RAM at a multiple of HAL_LARGE_PAGE, for ever; x86: below 256 MiB. 0 = no room. Passive. */
+hal_pa_t hal_block_alloc(uint64_t len);
 void *hal_direct(hal_pa_t pa); /* NULL when outside the direct map */
 
 /* Page-granular virtual memory (RW, NX), zeroed, with an unmapped page behind it. NULL when none. Passive. */

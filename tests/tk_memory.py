@@ -111,3 +111,51 @@ def search_fill_query(m):
     equal(kd.query_memory(base), (2, 7), "kernel address")
     equal(kd.query_memory(0x10000), (0, 7), "user address")
     refused(lambda: kd.request("QueryMemory", struct.pack("<QQII", base, 0, 1, 0)), "AddressSpace 1", 0xC000000D)
+
+
+def own_addresses(kd, start, count):
+    """What a filled mapping holds there."""
+    at = start if kd.is64 else start & 0xFFFFFFFF
+    first = at & ~7
+    words = b"".join(struct.pack("<Q", first + 8 * i) for i in range((at - first + count + 7) // 8))
+    return words[at - first:at - first + count]
+
+
+@case(more=("--bigmap", "64"))
+def big_mapping(m):
+    kd, sym, special = m.kd, m.symbols(), m.kd.special_registers()
+    base, size = kd.extend(kd.read_u64(sym["TkBigMap"])), kd.read_u64(sym["TkBigMapSize"])
+    equal(size, 64 << 20, "the mapping's size")
+    half = base + size // 2
+    for at in (base, base + 0xFFD, half - 1001, half, half + (2 << 20) - 500, base + size - 3000):
+        equal(kd.read_virtual(at, 3000), own_addresses(kd, at, 3000), f"the words at {at:#x}")
+    equal(kd.read_virtual_once(base + size - 1, 2)[0], own_addresses(kd, base + size - 1, 1), "a read across the end")
+    small, large = ([walk(kd, special, at + i * step) for i in range(4)] for at, step in ((base, 0x1000), (half, 2 << 20)))
+    check(all(b != a + 0x1000 for a, b in zip(small, small[1:])), f"4 KiB pages lie in a row: {small}")
+    equal([b - a for a, b in zip(large, large[1:])], [-(2 << 20)] * 3, "the order of the 2 MiB pages")
+
+
+@case()
+def mixed_mapping(m):
+    kd, page = m.kd, 0x1000
+    base = kd.extend(kd.read_u64(m.symbols()["TkMixed"]))
+    for number in range(0, 9, 2):
+        at = base + number * page
+        data, status = kd.read_virtual_once(at + page - 8, 16)
+        equal((data, status), (own_addresses(kd, at + page - 8, 8), UNSUCCESSFUL), f"page {number}, and on into no RAM")
+    special = kd.special_registers()
+    equal([walk(kd, special, base + n * page) for n in (1, 3, 5, 7)], [None, 0xFEE00000, 0xF0000, 0xFFFFFF000], "what lies between")
+    equal(kd.read_physical(0xFEE00030, 4)[1:3], b"\0\x05", "the local APIC's version register, by physical address")
+
+
+@case(set_words=("break", "lie=1"), link="serial")
+def lies(m):
+    """Over serial: vmkd may answer from RAM, which tells the truth."""
+    kd, where = m.kd, m.symbols()["TkLie"]
+    pa = walk(kd, kd.special_registers(), where)
+    truth = b"The byte at 13 is told wrong where a test asks for it."
+    told = truth[:13] + bytes([truth[13] ^ 0xFF]) + truth[14:]
+    equal(kd.read_virtual(where, len(truth)), told, "what a virtual read says")
+    equal(kd.read_physical(pa, len(truth)), told, "what a physical read says")
+    equal(kd.read_virtual(where + 14, 4) + kd.read_virtual(where, 13), truth[14:18] + truth[:13], "what lies beside it")
+    equal(kd.search(where, 64, truth), where, "the memory itself")

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Test-kernel cases: prints, prompts, modules, files, the ends and beginnings of a kernel."""
+import struct
+
 from kdclient import BREAKPOINT, RESEND, Command, Print, Prompt, Symbols, control_frame
 from tk_harness import case, check, equal, pump_to_end
 
@@ -24,6 +26,24 @@ def break_into_prints(m):
     m.kd.wait_print("flood done")
     numbers = [int(t.split()[2]) for t in m.kd.prints if t.startswith("TK: flood ") and t.split()[2].isdigit()]
     equal(numbers, list(range(1, 401)), "no line lost or doubled")
+
+
+@case("flood")
+def flood_on_request(m):
+    kd = m.kd
+    m.run_to_ready()
+    flood = m.symbols()["TkFlood"]
+    for total, lines in ((150, 150), (153, 3)):
+        kd.write_virtual(flood, struct.pack("<Q", lines))
+        kd.resume()
+        for number in range(1, lines + 1):
+            text = kd.wait_print("TK: flood")
+            check(text.startswith(f"TK: flood {number} .") and len(text) == 64, f"line {number} is {text!r}")
+        kd.wait_print("TK: flood done")
+        kd.break_in()
+        wanted, done, ticks = struct.unpack("<3Q", kd.read_virtual(flood, 24))
+        equal((wanted, done), (0, total), "lines wanted and printed")
+        check(ticks > 0, "no time was taken")
 
 
 @case("prompt")

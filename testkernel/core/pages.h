@@ -23,5 +23,11 @@ struct pages {
 hal_pa_t pages_alloc(struct pages *pages);       /* low zone; 0 = none left */
 hal_pa_t pages_alloc_image(struct pages *pages); /* high zone, else low */
 void pages_free(struct pages *pages, hal_pa_t pa);
+/*
+ * len contiguous bytes that start at a multiple of HAL_LARGE_PAGE, off the end of the high zone, else of the low one; never
+ * returned. The low zone keeps PAGES_KEPT bytes for everything else. 0 = no room.
+ */
+enum { PAGES_KEPT = 16 << 20 };
+hal_pa_t pages_take_block(struct pages *pages, uint64_t len);
 
 #endif

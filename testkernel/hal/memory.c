@@ -63,6 +63,15 @@ int hal_map(hal_va_t va, hal_pa_t pa, unsigned flags)
     return result;
 }
 
+int hal_map_large(hal_va_t va, hal_pa_t pa, unsigned flags)
+{
+    lock_take(&hal_memory_lock);
+    int result = paging_map_large(&hal_paging, va, pa, flags);
+    lock_drop(&hal_memory_lock);
+    hal_flush(va);
+    return result;
+}
+
 int hal_unmap(hal_va_t va)
 {
     lock_take(&hal_memory_lock);
@@ -215,6 +224,14 @@ void hal_page_free(hal_pa_t pa)
     lock_take(&hal_memory_lock);
     pages_free(&hal_handoff->pages, pa);
     lock_drop(&hal_memory_lock);
+}
+
+hal_pa_t hal_block_alloc(uint64_t len)
+{
+    lock_take(&hal_memory_lock);
+    hal_pa_t pa = pages_take_block(&hal_handoff->pages, len);
+    lock_drop(&hal_memory_lock);
+    return pa;
 }
 
 static bool is_used(unsigned page)

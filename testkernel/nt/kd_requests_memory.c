@@ -5,6 +5,8 @@
 // length before it is used and to say truthfully how far a transfer came.
 #include "testkernel/nt/kd.h"
 
+#include "testkernel/nt/mappings.h"
+
 #define FILL_VIRTUAL 1
 #define FILL_PHYSICAL 2
 #define QUERY_KERNEL 2
@@ -30,6 +32,7 @@ enum kd_outcome kd_read_virtual(struct kd_request *r)
     size_t done;
 
     (void)hal_copy_from(r->data, to_va(m->TargetBaseAddress), want, &done); // done says it all
+    nt_lie_virtual(to_va(m->TargetBaseAddress), r->data, done);
     m->ActualBytes = (uint32_t)done;
     return finish(r, done == want ? STATUS_SUCCESS : STATUS_UNSUCCESSFUL,
                   (uint32_t)done);
@@ -65,6 +68,7 @@ enum kd_outcome kd_read_physical(struct kd_request *r)
             break;
         done += piece;
     }
+    nt_lie_physical(m->TargetBaseAddress, r->data, done);
     m->ActualBytes = done;
     return finish(r, done == want ? STATUS_SUCCESS : STATUS_UNSUCCESSFUL, done);
 }

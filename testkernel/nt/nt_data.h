@@ -41,6 +41,15 @@ struct tk_bench {
 };
 extern struct tk_bench TkBench;
 
+// ---- TkFlood: prints on request (scenario=flood) ----------------------------------------------------------------
+
+struct tk_flood {
+    uint64_t wanted; // lines; the debugger writes it, 0 when they have been printed
+    uint64_t done;   // lines printed since the start
+    uint64_t ticks;  // TSC ticks that the last request took
+};
+extern volatile struct tk_flood TkFlood;
+
 // Around the execution of one request, on the reporting CPU.
 void bench_request_begin(uint32_t api);
 // Adds the time since bench_request_begin; numbers that are no request are ignored.

@@ -2,6 +2,7 @@
 // The kernel's boot, in NT's order (KD reference, section 2.7): KD before everything else, then the other CPUs, the
 // clock, phase 1, and what the command line asks for.
 #include "testkernel/nt/kd.h"
+#include "testkernel/nt/mappings.h"
 #include "testkernel/nt/nt_data.h"
 #include "testkernel/nt/nt_modules.h"
 #include "testkernel/nt/scenario.h"
@@ -89,6 +90,7 @@ void nt_start(const struct hal_boot *boot)
     nt_cpu_set_online(0);
     nt_data_init(boot);
     nt_modules_init(boot);
+    nt_mappings_init();
     scenario_init();
     scenario_run_early();
     kd_init_phase0(boot);

@@ -2,6 +2,7 @@
 // Scenarios in which the kernel talks to the debugger.
 #include "testkernel/nt/scenario.h"
 
+#include "testkernel/nt/nt_data.h"
 #include "testkernel/nt/services.h"
 
 static void run_print(uint64_t lines)
@@ -25,6 +26,39 @@ static void run_printflood(uint64_t lines)
         DbgPrint("%s", text);
     }
     DbgPrint("TK: flood done\n");
+}
+
+volatile struct tk_flood TkFlood;
+
+// Exactly 64 characters, the newline among them, each with its number in front.
+static void say_64(uint64_t number)
+{
+    char text[65];
+    size_t len = hal_format(text, sizeof(text), "TK: flood %u ", (unsigned)number);
+
+    memset(text + len, '.', sizeof(text) - 2 - len);
+    text[sizeof(text) - 2] = '\n';
+    text[sizeof(text) - 1] = 0;
+    DbgPrint("%s", text);
+}
+
+static void run_flood(uint64_t arg)
+{
+    (void)arg;
+    for (;;) {
+        uint64_t lines = TkFlood.wanted;
+        uint64_t start = hal_tsc();
+
+        for (uint64_t i = 1; i <= lines; i++)
+            say_64(i);
+        if (lines > 0) {
+            TkFlood.ticks = hal_tsc() - start;
+            TkFlood.done += lines;
+            TkFlood.wanted = 0;
+            DbgPrint("TK: flood done\n");
+        }
+        hal_halt();
+    }
 }
 
 static void run_later(uint64_t seconds)
@@ -64,6 +98,8 @@ const struct scenario scenarios_talk[] = {
     {.name = "break", .help = "DbgBreakPoint once", .run = run_break},
     {.name = "print", .help = "print=N numbered lines, 100 without N", .run = run_print},
     {.name = "printflood", .help = "printflood=N lines of 511 characters, 1000 without N", .run = run_printflood},
+    {.name = "flood", .help = "prints as many 64-character lines as the debugger writes into TkFlood, whenever it does; for ever",
+     .run = run_flood},
     {.name = "later", .help = "later=N prints a line after N seconds, 1 without N", .run = run_later},
     {.name = "prompt", .help = "asks a question and prints the answer", .run = run_prompt},
     {.name = "command", .help = "DbgCommandString", .run = run_command},
