@@ -8,7 +8,7 @@ $(call unit_test,expr_test,console/expr_test.c console/expr.c target/error.c uti
 $(call unit_test,format_test,console/format_test.c console/format.c console/disasm.c,-lcmocka -lZydis -lZycore)
 $(call fuzz_target,expr_fuzz,console/expr_fuzz.c console/expr.c target/error.c util/error.c,)
 # target/ and its rules come later in the alphabet, so its sources are listed by what is there.
-CONSOLE_TARGET := $(filter-out %_test.c %_fuzz.c,$(wildcard target/*.c)) wire/kdcom.c wire/kdapi.c wire/kddata.c wire/kdregs.c \
+CONSOLE_TARGET := $(filter-out %_test.c %_fuzz.c,$(wildcard target/*.c)) memory/ram.c memory/walk.c wire/kdcom.c wire/kdapi.c wire/kddata.c wire/kdregs.c \
                   util/error.c util/rundir.c util/sock.c
 $(call fuzz_target,command_fuzz,console/command_fuzz.c $(filter-out console/main.c,$(CONSOLE_SRC)) $(CONSOLE_TARGET),$(CONSOLE_LIBS))
 $(call fuzz_target,exports_fuzz,console/exports_fuzz.c console/exports.c $(CONSOLE_TARGET),)

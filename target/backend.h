@@ -20,6 +20,8 @@ struct backend_owner {
 	void (*stopped)(void *closure, const struct kd_state_change *change, bool is_repeated);
 	// A new kernel talks. Return the number of breakpoints that were lost, for the event.
 	uint32_t (*restarted)(void *closure);
+	// Something was heard from the target, or the connection changed otherwise: before its effect.
+	void (*turned)(void *closure);
 	void (*log)(void *closure, enum vmkd_log_level level, const char *text);
 };
 
@@ -33,6 +35,8 @@ struct backend_ops {
 	uint32_t (*machine)(const struct backend *backend); // KD_MACHINE_*, 0 = not known yet
 	void (*break_in)(struct backend *backend); // async-signal-safe
 	struct vmkd_error *(*resync)(struct backend *backend);
+	// Stopped, and nothing that the target sent waits to be looked at. One system call.
+	bool (*is_quiet)(const struct backend *backend);
 
 	// As vmkd_target_wait, without the target's own hidden stops. deadline: stream_now() milliseconds.
 	struct vmkd_error *(*wait)(struct backend *backend, uint64_t deadline, struct vmkd_event *ret);

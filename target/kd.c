@@ -447,6 +447,8 @@ static void next_event(struct kd *kd, uint64_t deadline, struct stream_event *re
 void kd_turn(struct kd *kd, uint64_t deadline, struct stream_event *ret)
 {
 	next_event(kd, deadline, ret);
+	if (kd->owner.turned)
+		kd->owner.turned(kd->owner.closure);
 	switch (ret->kind) {
 	case STREAM_PACKET:
 		take_packet(kd, &ret->packet);

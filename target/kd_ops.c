@@ -65,6 +65,13 @@ static struct vmkd_error *kd_resync(struct backend *backend)
 	return NULL;
 }
 
+static bool kd_is_quiet(const struct backend *backend)
+{
+	const struct kd *kd = of_const(backend);
+
+	return kd->state == VMKD_STATE_STOPPED && !kd->is_reset_due && !kd->needs_resync && stream_is_quiet(kd->stream);
+}
+
 // ---- events --------------------------------------------------------------------------------------------------------------------
 
 static bool pop(struct kd *kd, struct vmkd_event *ret)
@@ -401,6 +408,7 @@ static const struct backend_ops KD_OPS = {
 	.machine = kd_machine,
 	.break_in = kd_break_in,
 	.resync = kd_resync,
+	.is_quiet = kd_is_quiet,
 	.wait = kd_wait,
 	.forget_stops = kd_forget_stops_op,
 	.answer_prompt = kd_answer_prompt,

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "target/error.h"
+#include "target/ram.h"
 #include "target/target.h"
 
 #define PAGE 0x1000u
@@ -72,6 +73,10 @@ static struct vmkd_error *read_all(struct vmkd_target *target, enum vmkd_space s
 {
 	while (*done < len) {
 		uint32_t got, status;
+		// Again after each packet: what RAM did not have may have been one page, and a guest that was asked sleeps anew.
+		*done += target_ram_read(target->ram, space, address + *done, buffer + *done, len - *done);
+		if (*done == len)
+			break;
 		struct vmkd_error *error = read_chunk(target, space, address + *done, buffer + *done, chunk_of(len - *done), &got, &status);
 		if (error)
 			return error;
@@ -97,6 +102,11 @@ struct vmkd_error *vmkd_target_read(struct vmkd_target *target, enum vmkd_space 
 	if (ret_done)
 		*ret_done = done;
 	return error;
+}
+
+enum vmkd_memory_way vmkd_target_memory_way(struct vmkd_target *target)
+{
+	return target_ram_way(target->ram);
 }
 
 static struct vmkd_error *write_all(struct vmkd_target *target, enum vmkd_space space, uint64_t address, const uint8_t *data, size_t len,

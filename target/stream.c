@@ -325,6 +325,13 @@ bool stream_has_input(const struct stream *stream)
 	return stream->input_at < stream->input_len;
 }
 
+bool stream_is_quiet(const struct stream *stream)
+{
+	struct pollfd fd = { .fd = stream->fd, .events = POLLIN };
+
+	return !stream_has_input(stream) && poll(&fd, 1, 0) == 0;
+}
+
 int stream_poll_timeout(const struct stream *stream)
 {
 	uint64_t deadline = kdcom_deadline(&stream->kdcom);

@@ -56,6 +56,8 @@ int stream_poll_fd(const struct stream *stream);
 void stream_mark_pending(struct stream *stream);
 // Bytes were read but not yet looked at.
 bool stream_has_input(const struct stream *stream);
+// Nothing came that was not looked at, as far as this host can know: one system call.
+bool stream_is_quiet(const struct stream *stream);
 
 // Milliseconds until the framing wants its timer; -1 = no need.
 int stream_poll_timeout(const struct stream *stream);

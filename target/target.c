@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "target/error.h"
+#include "target/ram.h"
 #include "target/stream.h"
 #include "target/target.h"
 #include "target/url.h"
@@ -97,6 +98,12 @@ static uint32_t on_restarted(void *closure)
 	return bptable_forget_kernel(&target->breakpoints);
 }
 
+static void on_turned(void *closure)
+{
+	struct vmkd_target *target = closure;
+	target_ram_turned(target->ram);
+}
+
 static void on_log(void *closure, enum vmkd_log_level level, const char *text)
 {
 	target_log(closure, level, "%s", text);
@@ -126,7 +133,7 @@ struct vmkd_error *vmkd_target_open_fd(int fd, const char *name, const struct vm
 	snprintf(target->name, sizeof(target->name), "%s", name);
 	bptable_init(&target->breakpoints);
 	target->needs_sweep = true;
-	struct backend_owner owner = { .closure = target, .stopped = on_stopped, .restarted = on_restarted, .log = on_log };
+	struct backend_owner owner = { .closure = target, .stopped = on_stopped, .restarted = on_restarted, .turned = on_turned, .log = on_log };
 	struct vmkd_error *error = kd_create(fd, target->name, &target->options, &owner, &target->backend);
 	if (error) {
 		free(target);
@@ -150,15 +157,19 @@ struct vmkd_error *vmkd_target_open(const char *url_text, const struct vmkd_open
 		error = url_connect(&url, defaults.connect_timeout_ms, &fd);
 	if (!error)
 		error = vmkd_target_open_fd(fd, url_text, &defaults, ret);
-	if (!error)
-		(void)cleanup_take_fd(&fd); // the target's now
-	return error;
+	if (error)
+		return error;
+	(void)cleanup_take_fd(&fd); // the target's now
+	if (url.is_vm && !defaults.no_ram)
+		(*ret)->ram = target_ram_connect(url.ram_path, *ret);
+	return NULL;
 }
 
 void vmkd_target_close(struct vmkd_target *target)
 {
 	if (!target)
 		return;
+	target_ram_destroy(target->ram);
 	target->backend->ops->destroy(target->backend);
 	free(target);
 }

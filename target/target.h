@@ -29,6 +29,7 @@ enum target_run {
 
 struct vmkd_target {
 	struct backend *backend;
+	struct target_ram *ram; // NULL: packets only
 	char name[TARGET_NAME_MAX];
 	struct vmkd_open_options options;
 

@@ -33,6 +33,7 @@ static struct vmkd_error *parse_vm(const char *name, struct url *url)
 		error = rundir_path(name, "kd.sock", path);
 	if (error)
 		return error_import(VMKD_E_ARGUMENT, error);
+	error_free(rundir_path(name, "ram.sock", url->ram_path)); // a character too long for a socket: packets do, then
 	url->kind = URL_UNIX;
 	url->is_vm = true;
 	return copy_path("a socket path", path, url->path);

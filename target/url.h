@@ -15,6 +15,7 @@ struct url {
 	enum url_kind kind;
 	bool is_vm;               // UNIX: came from vm:NAME
 	char path[URL_PATH_MAX];  // UNIX: socket, SERIAL: device
+	char ram_path[RUNDIR_PATH_MAX]; // is_vm: the socket for those who read its RAM (wire/stop_page.h); "" = none
 	struct sock_address host; // TCP
 	uint32_t baud;            // SERIAL
 };

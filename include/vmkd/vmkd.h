@@ -8,7 +8,7 @@
 //     run control   vmkd_target_break_in, _go, _step, _reboot, _crash
 //     processors    vmkd_target_processor_count, _processor, _switch_processor
 //     registers     vmkd_register_find, vmkd_target_register_get/_set, _context_get/_set, _control_read/_write, _msr_read/_write
-//     memory        vmkd_target_read, _write, _search, _fill
+//     memory        vmkd_target_read, _write, _search, _fill, _memory_way
 //     breakpoints   vmkd_breakpoint_set, _remove, _enable, _count, _get
 //     modules       vmkd_modules_read, vmkd_modules_*
 //
@@ -96,13 +96,15 @@ struct vmkd_open_options {
 	bool wants_files;
 	// The kernel's breakpoint table may hold breakpoints of a debugger that died. By default they are removed at the first stop.
 	bool keep_foreign_breakpoints;
+	// vm:NAME only: read memory by requests to the target alone, never from the VM's RAM (see vmkd_target_read).
+	bool no_ram;
 	// Called in the calling thread, inside calls on the target; must not call the library. `text` is one line without newline.
 	void (*log)(void *closure, enum vmkd_log_level level, const char *text);
 	void *log_closure;
 };
 
 // Connects to a target:
-//   vm:NAME                       a VM that `vmkd run` or `vmkd serve` serves under this name
+//   vm:NAME                       a VM that `vmkd run` or `vmkd serve` serves under this name; the one kind whose RAM may be read directly
 //   unix:PATH                     KDCOM on a Unix stream socket
 //   tcp:HOST:PORT                 KDCOM on TCP; [ADDR]:PORT for IPv6
 //   serial:DEVICE[,baud=N]        KDCOM on a serial device (default 115200, 8 data bits, no parity, no flow control)
@@ -364,6 +366,9 @@ enum vmkd_space {
 
 // Read and write any length; one request per 3944 bytes. Breakpoints of this session do not show in virtual memory that is read, and
 // stay in force where it is written (they are set again at the next resume). Needs a stopped target.
+// Reading vm:NAME asks the target only for what is not in the VM's RAM, or for everything where RAM is out of reach: the result is the
+// same, and vmkd_target_memory_way tells which it is. A target that goes on by itself in the middle (reset, ended) is noticed as by a request.
+// RAM that the guest has never touched may be allocated by being read, as it would be by the guest.
 // *ret_done (may be NULL): bytes read or written from the start of the range, set on success *and* on failure: up to the
 // failing address everything is valid. Return NULL = all; FAULT (error->address: first byte that failed); ARGUMENT (the
 // range wraps around), STATE, TIMEOUT, GONE, RESTARTED, PROTOCOL.
@@ -371,6 +376,16 @@ VMKD_API struct vmkd_error *vmkd_target_read(struct vmkd_target *target, enum vm
 					     size_t len, size_t *ret_done) VMKD_MUST_CHECK;
 VMKD_API struct vmkd_error *vmkd_target_write(struct vmkd_target *target, enum vmkd_space space, uint64_t address, const void *data,
 					      size_t len, size_t *ret_done) VMKD_MUST_CHECK;
+
+// How memory is read. For people and for benchmarks: no result depends on it.
+enum vmkd_memory_way {
+	VMKD_MEMORY_PACKETS, // requests to the target, 3944 bytes at most: not a vm:, no_ram, the broker's --no-ram, or no right to the VM's RAM
+	VMKD_MEMORY_MAPPED,  // the VM's RAM is mapped into this process: its memory is a file or a memfd
+	VMKD_MEMORY_PROCESS, // process_vm_readv from the VMM: its memory is private, and this process may read it
+};
+
+// The way that the next vmkd_target_read goes (where memory is RAM). PACKETS also while the target is not stopped. Never blocks.
+VMKD_API enum vmkd_memory_way vmkd_target_memory_way(struct vmkd_target *target);
 
 // Finds `pattern` in [address, address + len). The kernel is asked; where it cannot, memory is read and searched here, skipping
 // pages that cannot be read. pattern_len 1 .. 3944. Return NULL and the address; NOT_FOUND; else as read.
