@@ -257,8 +257,8 @@ static bool is_young(const char *folder)
 
 static void remove_files(const char *folder)
 {
-	static const char *const files[] = { "kd.sock", "ctl.sock", "vmm.sock", "qmp.sock", "monitor.sock", "debugcon.sock", "vm.json", "vm.json.new",
-					     "vm.lock", "lock" };
+	static const char *const files[] = { "kd.sock", "ctl.sock", "vmm.sock", "ram.sock", "qmp.sock", "monitor.sock", "debugcon.sock",
+					     "vm.json", "vm.json.new", "vm.lock", "lock" };
 	char path[RUNDIR_PATH_MAX + 32];
 
 	for (size_t i = 0; i < sizeof(files) / sizeof(files[0]); i++) {
