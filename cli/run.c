@@ -23,7 +23,7 @@
 
 struct run {
 	const char *name, *link, *tcp;
-	bool no_ram;
+	bool no_ram, check_ram;
 	int vm_argc;
 	char **vm_argv;
 	char program[PATH_MAX];
@@ -46,6 +46,8 @@ static int parse(int argc, char **argv, struct run *r)
 
 		if (strcmp(argv[i], "--no-ram") == 0)
 			r->no_ram = true;
+		else if (strcmp(argv[i], "--check-ram") == 0)
+			r->check_ram = true;
 		else if (!value)
 			return cli_usage("run", "unknown option %s", argv[i]);
 		else if (i + 1 >= argc)
@@ -328,7 +330,7 @@ static struct error *serve_until_end(struct run *r, struct loop *loop, struct br
 
 static struct error *run_vm(struct run *r, struct loop *loop, struct watch *w, int *ret_status)
 {
-	struct broker_options options = { .name = r->name, .link = r->is_debugcon ? "debugcon" : "hook", .tcp = r->tcp, .no_ram = r->no_ram,
+	struct broker_options options = { .name = r->name, .link = r->is_debugcon ? "debugcon" : "hook", .tcp = r->tcp, .no_ram = r->no_ram, .check_ram = r->check_ram,
 					  .ram_id = r->ram_id };
 	struct vm_facts facts = { 0 };
 	struct broker *broker = NULL;

@@ -13,7 +13,7 @@
 
 struct serve {
 	const char *name, *tcp;
-	bool no_ram;
+	bool no_ram, check_ram;
 	struct watch watch;
 };
 
@@ -22,6 +22,8 @@ static int parse(int argc, char **argv, struct serve *s)
 	for (int i = 1; i < argc; i++) {
 		if (strcmp(argv[i], "--no-ram") == 0)
 			s->no_ram = true;
+		else if (strcmp(argv[i], "--check-ram") == 0)
+			s->check_ram = true;
 		else if (strcmp(argv[i], "--tcp") == 0 && i + 1 < argc)
 			s->tcp = argv[++i];
 		else if (argv[i][0] == '-')
@@ -59,7 +61,7 @@ static struct error *find_vm(const char *name, struct vm_facts *ret, int *ret_pi
 
 static struct error *serve(struct serve *s, struct loop *loop)
 {
-	struct broker_options options = { .name = s->name, .tcp = s->tcp, .no_ram = s->no_ram, .on_up = on_up, .arg = s };
+	struct broker_options options = { .name = s->name, .tcp = s->tcp, .no_ram = s->no_ram, .check_ram = s->check_ram, .on_up = on_up, .arg = s };
 	struct broker *broker = NULL;
 	struct vm_facts facts;
 	int lock = -1, pid = 0;

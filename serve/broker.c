@@ -2,6 +2,7 @@
 #include "serve/broker.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stdio.h>
@@ -11,9 +12,11 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "serve/answers.h"
 #include "serve/client.h"
 #include "serve/ctl.h"
 #include "serve/guest_link.h"
+#include "serve/ram_sock.h"
 #include "serve/session.h"
 #include "util/rundir.h"
 #include "util/sock.h"
@@ -29,6 +32,8 @@
 // Only for the deadline to be seen: everything that happens ends a turn at once.
 #define LINGER_TURN_MS 100
 #define VERSION_TEXT_MAX 160u
+#define DIFFERENCE_TEXT_MAX 160u
+#define DIFFERENCES_TOLD_MAX 20u
 
 struct client_sums {
 #define X(name) uint64_t name;
@@ -46,7 +51,6 @@ struct listener {
 struct broker {
 	struct loop *loop;
 	char name[RUNDIR_NAME_MAX + 1];
-	bool no_ram;
 	uint32_t told_version; // the refused_version that the user has been told, 0 = none
 	bool was_up;
 	int vm_pid;
@@ -67,8 +71,35 @@ struct broker {
 	struct ctl *ctl;
 	struct listener kd, tcp;
 	char kd_path[RUNDIR_PATH_MAX];
+	struct ram ram;
+	const char *ram_remark; // why the guest's RAM cannot be read, NULL = it can
+	struct answers answers;
+	struct ram_sock *ram_sock; // NULL = cannot be offered
+	char ram_sock_remark[160]; // why not
+	struct answers_difference first_difference; // that --check-ram has found; api 0 = none
+	unsigned differences_told;
 	struct session session;
 };
+
+// ---- Is the guest asleep? -----------------------------------------------------------------------------
+// Between these two no vCPU executes and RAM stands still.
+
+// In a wait again, with the registers in `head`: before anybody is told what it brought.
+static void guest_sleeps(struct broker *b, const struct link_head *head)
+{
+	const struct walk_regs regs = { .cr0 = head->cr0, .cr3 = head->cr3, .cr4 = head->cr4, .efer = head->efer };
+
+	answers_sleep(&b->answers, &regs, head->flags & LINK_F_NESTED);
+	if (!(head->flags & LINK_F_NESTED))
+		ram_sock_sleeps(b->ram_sock, &regs, head->vcpu);
+}
+
+// It runs, or may at any moment: before anything is handed to it.
+static void guest_wakes(struct broker *b)
+{
+	answers_wake(&b->answers);
+	ram_sock_wakes(b->ram_sock);
+}
 
 // ---- The session's way out ----------------------------------------------------------------------------
 
@@ -76,6 +107,9 @@ static void to_guest_deliver(void *arg, uint16_t kd_type, uint16_t hdr_len, cons
 {
 	struct broker *b = arg;
 
+	if (kd_type == KD_PACKET_MANIPULATE)
+		answers_asked(&b->answers, body, body_len);
+	guest_wakes(b);
 	b->link->ops->deliver(b->link, kd_type, hdr_len, body, body_len, resumes);
 }
 
@@ -97,7 +131,15 @@ static void to_guest_resend(void *arg)
 {
 	struct broker *b = arg;
 
+	guest_wakes(b);
 	b->link->ops->resend(b->link);
+}
+
+static bool answer_from_ram(void *arg, const uint8_t *body, uint32_t body_len, const uint8_t **ret, uint32_t *ret_len)
+{
+	struct broker *b = arg;
+
+	return answers_make(&b->answers, body, body_len, ret, ret_len);
 }
 
 static void to_client_send(void *arg, uint16_t kd_type, const uint8_t *body, uint32_t body_len, bool is_droppable)
@@ -133,6 +175,7 @@ static const struct session_ops session_ops = {
 	.guest_breakin = to_guest_breakin,
 	.guest_breakin_cancel = to_guest_breakin_cancel,
 	.guest_resend = to_guest_resend,
+	.answer = answer_from_ram,
 	.client_send = to_client_send,
 	.client_expect = to_client_expect,
 	.client_restart = to_client_restart,
@@ -206,6 +249,8 @@ static void link_gone(void *arg, enum link_gone reason)
 {
 	struct broker *b = arg;
 
+	guest_wakes(b);
+	answers_forget_boot(&b->answers);
 	session_guest_gone(&b->session, reason);
 	flush_client(b);
 }
@@ -221,14 +266,59 @@ static void link_registered(void *arg, const struct link_guest *guest)
 	struct broker *b = arg;
 
 	b->guest = *guest;
+	guest_wakes(b);
+	answers_forget_boot(&b->answers);
 	session_guest_registered(&b->session);
 	flush_client(b);
+}
+
+static void describe_difference(const struct answers_difference *d, char *ret, size_t size)
+{
+	if (d->is_form)
+		snprintf(ret, size, "%s: the guest answers %u bytes and status 0x%08X, RAM has %u bytes", kd_api_name(d->api), d->guest,
+			 d->status, d->ram);
+	else
+		snprintf(ret, size, "%s at 0x%" PRIX64 ": the guest says %02X, RAM has %02X", kd_api_name(d->api), d->address, d->guest,
+			 d->ram);
+}
+
+static void tell_difference(struct broker *b, const struct answers_difference *d)
+{
+	char text[DIFFERENCE_TEXT_MAX];
+
+	if (!b->first_difference.api)
+		b->first_difference = *d;
+	if (b->differences_told++ >= DIFFERENCES_TOLD_MAX)
+		return;
+	describe_difference(d, text, sizeof(text));
+	fprintf(stderr, "vmkd: %s: --check-ram: %s%s\n", b->name, text,
+		b->differences_told == DIFFERENCES_TOLD_MAX ? "; more are only counted (vmkd stats)" : "");
+}
+
+// What the packet means for the answers to come.
+static void hear_packet(struct broker *b, const struct link_head *head, const uint8_t *body)
+{
+	const struct answers_difference *difference = NULL;
+
+	if (head->kd_type == KD_PACKET_MANIPULATE)
+		difference = answers_replied(&b->answers, body, head->body_len);
+	else if (head->kd_type == KD_PACKET_STATE_CHANGE || head->kd_type == KD_PACKET_STATE_CHANGE32)
+		answers_stopped(&b->answers);
+	if (difference)
+		tell_difference(b, difference);
 }
 
 static void link_packet(void *arg, const struct link_head *head, const uint8_t *body)
 {
 	struct broker *b = arg;
 
+	if (head->seq == 1) // a kernel numbers its packets from 1
+		answers_forget_boot(&b->answers);
+	if (head->flags & LINK_F_WAITS)
+		guest_sleeps(b, head);
+	else
+		guest_wakes(b);
+	hear_packet(b, head, body);
 	session_guest_packet(&b->session, head->seq, head->kd_type, head->hdr_len, body, head->body_len,
 			     head->flags & LINK_F_WAITS ? head->want : 0);
 	balance(b);
@@ -239,6 +329,7 @@ static void link_waits(void *arg, const struct link_head *head)
 {
 	struct broker *b = arg;
 
+	guest_sleeps(b, head);
 	session_guest_waits(&b->session, head->want);
 	flush_client(b);
 }
@@ -281,6 +372,34 @@ static void link_refused(void *arg)
 	flush_client(b);
 }
 
+// Private RAM of the VMM is read across processes, and that may be forbidden.
+static bool ram_is_readable(const struct ram *ram)
+{
+	uint8_t byte;
+
+	for (uint32_t i = 0; i < ram->piece_count; i++)
+		if (ram_read(ram, ram->pieces[i].gpa, &byte, 1) != 1)
+			return false;
+	return true;
+}
+
+static void link_memory(void *arg, const struct link_memory *m, size_t len, const int *fds, uint32_t fd_count)
+{
+	struct broker *b = arg;
+
+	b->ram_remark = NULL;
+	if (ram_take(&b->ram, m, len, fds, fd_count) != RAM_OK) {
+		ram_deinit(&b->ram); // what was true before is not any more
+		ram_init(&b->ram);
+		b->ram_remark = "no answers from RAM: what the VMM's side tells of it cannot be, or cannot be mapped";
+	} else if (!ram_is_readable(&b->ram)) {
+		b->ram_remark = "no answers from RAM: it is private to QEMU's process, which this broker may not read; "
+				"give the VM RAM of type memory-backend-memfd,share=on, or run both as one user";
+	}
+	answers_forget_map(&b->answers);
+	ram_sock_memory(b->ram_sock, m, len, fds, fd_count);
+}
+
 static const struct guest_link_events link_events = {
 	.up = link_up,
 	.down = link_down,
@@ -291,6 +410,7 @@ static const struct guest_link_events link_events = {
 	.breakin_taken = link_breakin_taken,
 	.stats = link_stats_came,
 	.refused = link_refused,
+	.memory = link_memory,
 };
 
 // ---- The client -----------------------------------------------------------------------------------------
@@ -472,18 +592,53 @@ static void add_remark(cJSON *remarks, const char *text)
 	cJSON_AddItemToArray(remarks, cJSON_CreateString(text));
 }
 
+// Why the guest answers what RAM could, or NULL.
+static const char *ram_remark(const struct broker *b)
+{
+	if (b->answers.mode == ANSWERS_OFF)
+		return "--no-ram: every answer is the guest's own";
+	if (b->ram_remark)
+		return b->ram_remark;
+	if (!b->session.is_registered)
+		return NULL;
+	if (!b->ram.piece_count && !b->link->remark[0])
+		return "no answers from RAM: it is not known where it is";
+	if (b->answers.is_asleep && b->answers.is_nested)
+		return "no answers from RAM: the stopped processor runs a guest of its own (virtualization-based security, Hyper-V)";
+	if (b->answers.is_asleep && walk_mode(&b->answers.regs) == WALK_MODE_NONE)
+		return "no answers from RAM: the stopped processor's registers are not known";
+	return NULL;
+}
+
+static void add_check_remark(const struct broker *b, cJSON *remarks)
+{
+	const struct answers_counters *c = &b->answers.counters;
+	char text[DIFFERENCE_TEXT_MAX], line[DIFFERENCE_TEXT_MAX + 128];
+
+	text[0] = 0;
+	if (b->first_difference.api)
+		describe_difference(&b->first_difference, text, sizeof(text));
+	snprintf(line, sizeof(line), "--check-ram: %" PRIu64 " bytes of RAM compared with the guest's answers, %" PRIu64 " differ%s%s",
+		 c->checked_bytes, c->differences, text[0] ? "; the first: " : "", text);
+	add_remark(remarks, line);
+}
+
 static void add_remarks(struct broker *b, cJSON *remarks)
 {
 	char text[VERSION_TEXT_MAX];
 
 	if (b->link->remark[0])
 		add_remark(remarks, b->link->remark);
+	if (b->ram_sock_remark[0])
+		add_remark(remarks, b->ram_sock_remark);
 	if (b->link->refused_version) {
 		describe_version(b, text, sizeof(text));
 		add_remark(remarks, text);
 	}
-	if (b->no_ram)
-		add_remark(remarks, "--no-ram changes nothing yet: every answer is the guest's own");
+	if (ram_remark(b))
+		add_remark(remarks, ram_remark(b));
+	if (b->answers.mode == ANSWERS_CHECK)
+		add_check_remark(b, remarks);
 }
 
 static void ctl_status(void *arg, cJSON *ret)
@@ -518,13 +673,27 @@ static void add_link_stats(cJSON *json, const struct link_stats *stats)
 	add_number(json, "packets_in", stats->packets_in);
 	add_number(json, "bytes_out", stats->bytes_out);
 	add_number(json, "bytes_in", stats->bytes_in);
-	add_number(json, "answers_from_ram", 0); // so it is: nothing is answered from RAM yet
 	add_number(json, "retries", stats->retries);
 	add_number(json, "registrations", stats->registrations);
 	add_number(json, "dropped_deliver", stats->dropped_deliver);
 	add_number(json, "refused", stats->refused);
 	add_number(json, "refused_cpl", stats->refused_cpl);
 	add_number(json, "refused_version", stats->refused_version);
+}
+
+static void add_answers_stats(cJSON *json, const struct answers_counters *c)
+{
+	cJSON *asked;
+
+	add_number(json, "answers_from_ram", c->answered);
+	add_number(json, "bytes_from_ram", c->answered_bytes);
+	add_number(json, "answers_repeated", c->repeated);
+	add_number(json, "ram_checked", c->checked);
+	add_number(json, "ram_checked_bytes", c->checked_bytes);
+	add_number(json, "ram_differences", c->differences);
+	asked = cJSON_AddObjectToObject(json, "asked_guest");
+	for (int i = ANSWERS_HERE + 1; i < ANSWERS_REASON_COUNT; i++)
+		add_number(asked, answers_reason_name(i), c->asked[i]);
 }
 
 static void add_session_stats(cJSON *json, const struct session_counters *c)
@@ -555,6 +724,7 @@ static void ctl_stats(void *arg, cJSON *ret)
 	add_link_stats(ret, &b->link->stats);
 	add_number(ret, "link_messages_refused", b->link->messages_refused);
 	add_session_stats(ret, &b->session.counters);
+	add_answers_stats(ret, &b->answers.counters);
 	clients = cJSON_AddObjectToObject(ret, "clients");
 	add_number(clients, "connections", sums.connections);
 	add_number(clients, "turned_away", sums.turned_away);
@@ -618,6 +788,17 @@ static struct error *listen_tcp(struct broker *b, const char *text)
 	return error;
 }
 
+// Without it debuggers lose speed and nothing else.
+static void start_ram_sock(struct broker *b, bool is_off)
+{
+	struct error *error = ram_sock_create(b->loop, b->name, is_off, &b->ram_sock);
+
+	if (!error)
+		return;
+	snprintf(b->ram_sock_remark, sizeof(b->ram_sock_remark), "%.*s", (int)sizeof(b->ram_sock_remark) - 1, error->text);
+	error_free(error);
+}
+
 static struct error *start(struct broker *b, const struct broker_options *o)
 {
 	char path[RUNDIR_PATH_MAX];
@@ -631,6 +812,8 @@ static struct error *start(struct broker *b, const struct broker_options *o)
 		error = link_hook_create(b->loop, b->name, &link_events, b, &b->link);
 	if (!error)
 		error = ctl_create(b->loop, path, &ctl_ops, b, &b->ctl);
+	if (!error)
+		start_ram_sock(b, o->no_ram || o->check_ram);
 	// Last: whoever can connect finds everything else in place.
 	if (!error)
 		error = listen_kd(b);
@@ -649,7 +832,8 @@ struct error *broker_create(struct loop *loop, const struct broker_options *o, s
 		return error_create(ENOMEM, "out of memory");
 	b->loop = loop;
 	strcpy(b->name, o->name);
-	b->no_ram = o->no_ram;
+	ram_init(&b->ram);
+	answers_init(&b->answers, o->check_ram ? ANSWERS_CHECK : o->no_ram ? ANSWERS_OFF : ANSWERS_ON, &b->ram);
 	b->vm_pid = o->vm_pid;
 	b->on_up = o->on_up;
 	b->on_up_arg = o->arg;
@@ -695,7 +879,9 @@ void broker_destroy(struct broker *b)
 	ctl_destroy(b->ctl);
 	if (b->link)
 		b->link->ops->destroy(b->link);
+	ram_sock_destroy(b->ram_sock);
 	session_deinit(&b->session);
+	ram_deinit(&b->ram);
 	free(b);
 }
 

@@ -15,7 +15,8 @@ struct broker_options {
 	const char *link; // "hook" or "debugcon"
 	const char *ram_id; // debugcon: QEMU's memory backend that is the guest's RAM
 	const char *tcp;  // ADDR:PORT to listen on besides kd.sock; NULL = do not
-	bool no_ram;      // do not answer from RAM; nothing does yet, so it is only remarked on
+	bool no_ram;      // do not answer from RAM
+	bool check_ram;   // nor here, but hold the guest's answers against it
 	int vm_pid;       // 0 = not known yet
 	// Called once when the VMM side is there for the first time; NULL = nobody asks.
 	void (*on_up)(void *arg, int vm_pid);

@@ -337,13 +337,26 @@ static void deliver(struct session *s, uint16_t kd_type, uint16_t hdr_len, const
 	}
 }
 
+// A request of the present client that the guest, waiting for one, need not be woken for.
+static bool answer(struct session *s, uint16_t kd_type, const uint8_t *body, uint32_t body_len)
+{
+	const uint8_t *reply;
+	uint32_t reply_len;
+
+	if (kd_type != KD_PACKET_MANIPULATE || !s->ops->answer || !s->ops->answer(s->arg, body, body_len, &reply, &reply_len))
+		return false;
+	client_give(s, ITEM_REPLY, KD_PACKET_MANIPULATE, reply, reply_len);
+	return true;
+}
+
 static void deliver_pending(struct session *s)
 {
 	struct session_packet *p = &s->pending;
 
 	if (!p->kd_type || s->guest_want != p->kd_type || s->asked.kd_type)
 		return;
-	deliver(s, p->kd_type, p->hdr_len, p->body, p->body_len, s->pending_owner);
+	if (s->pending_owner != s->client || !answer(s, p->kd_type, p->body, p->body_len))
+		deliver(s, p->kd_type, p->hdr_len, p->body, p->body_len, s->pending_owner);
 	packet_forget(p);
 	update_expected(s);
 }
@@ -644,7 +657,8 @@ void session_client_packet(struct session *s, uint16_t kd_type, const uint8_t *b
 	} else if (s->is_notice_open) {
 		answer_for_the_dead(s, body);
 	} else if (s->guest_want == kd_type && !s->asked.kd_type) {
-		deliver(s, kd_type, (uint16_t)hdr_len, body, body_len, s->client);
+		if (!answer(s, kd_type, body, body_len))
+			deliver(s, kd_type, (uint16_t)hdr_len, body, body_len, s->client);
 		update_expected(s);
 	} else {
 		packet_set(&s->pending, kd_type, (uint16_t)hdr_len, body, body_len);

@@ -57,6 +57,9 @@ struct session_ops {
 	void (*guest_breakin)(void *arg);
 	void (*guest_breakin_cancel)(void *arg);
 	void (*guest_resend)(void *arg);
+	// Can this request, which the waiting guest would be given now, be answered without it (serve/answers.h)? -> true: with *ret, *ret_len bytes,
+	// valid until the next op. NULL: nothing can.
+	bool (*answer)(void *arg, const uint8_t *body, uint32_t body_len, const uint8_t **ret, uint32_t *ret_len);
 	// Towards the client. send: body is copied; afterwards the packet is in flight until session_client_sent or _given_up.
 	void (*client_send)(void *arg, uint16_t kd_type, const uint8_t *body, uint32_t body_len, bool is_droppable);
 	void (*client_expect)(void *arg, uint16_t kd_type); // accept packets of this type only; 0 = none

@@ -67,7 +67,7 @@ static void op_cancel(void *arg)
 }
 
 static const struct session_ops ops = {
-	op_deliver, op_nothing, op_nothing, op_nothing, op_send, op_expect, op_restart, op_cancel,
+	op_deliver, op_nothing, op_nothing, op_nothing, NULL, op_send, op_expect, op_restart, op_cancel,
 };
 
 static void handle(struct world *w, const struct kdcom_event *ev)

@@ -95,7 +95,7 @@ static void op_forget(void *arg)
 }
 
 static const struct session_ops ops = {
-	op_deliver, op_breakin, op_cancel_breakin, op_resend, op_send, op_expect, op_restart, op_forget,
+	op_deliver, op_breakin, op_cancel_breakin, op_resend, NULL, op_send, op_expect, op_restart, op_forget,
 };
 
 // What was done since the last look.
