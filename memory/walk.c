@@ -22,7 +22,7 @@
 #define ENTRY_BASE_64 0x000FFFFFFFFFF000u // MAXPHYADDR is at most 52; what a processor has less than that is no RAM
 #define ENTRY_AVAILABLE 0x7FF0000000000000u
 #define ENTRY_NX 0x8000000000000000u
-#define PDPTE_RESERVED 0x1E6u // of PAE
+#define PDPTE_RESERVED 0x1C6u // of PAE; bit 5 should be, too, but QEMU's TCG sets Accessed there (seen with QEMU 7.2)
 #define LARGE_PAT 0x1000u     // bit 12 of an entry for a large page
 #define LARGE_32_RESERVED 0x200000u
 #define LARGE_32_HIGH 0x1FE000u // PSE-36: bits 39:32 of the address
