@@ -141,7 +141,9 @@ static bool entry_is_page(const struct walk *w, unsigned level, uint64_t entry)
 
 static uint64_t entry_reserved(const struct walk *w, unsigned level, bool is_page)
 {
-	uint64_t bits = w->regs->efer & EFER_NXE ? 0 : ENTRY_NX;
+	// The i386 guest module does not read EFER, which not every 32-bit processor has; 0 is "unknown" then.
+	bool has_nx = w->regs->efer & EFER_NXE || (w->mode == WALK_MODE_PAE && !w->regs->efer);
+	uint64_t bits = has_nx ? 0 : ENTRY_NX;
 
 	if (w->mode == WALK_MODE_32)
 		return is_page && level == 2 ? LARGE_32_RESERVED : 0;
