@@ -34,6 +34,7 @@ struct peer {
 	uint32_t pc; // offset in the code
 	uint32_t code;  // of the stop
 	uint32_t written; // bytes sent, for PEER_CUT
+	uint32_t reads;
 	struct {
 		bool is_used;
 		uint64_t address;
@@ -202,6 +203,7 @@ static void on_read(struct peer *peer, struct kd_manipulate *m)
 	uint8_t *from = at(peer, m->u.memory.address, &room);
 	uint32_t done = want < room ? want : room;
 
+	peer->reads++;
 	if (misbehave(peer))
 		return;
 	m->status = done == m->u.memory.count ? KD_STATUS_SUCCESS : KD_STATUS_UNSUCCESSFUL;
@@ -518,4 +520,20 @@ bool peer_is_running(struct peer *peer)
 	bool is_running = peer->is_running;
 	pthread_mutex_unlock(&peer->lock);
 	return is_running;
+}
+
+uint32_t peer_reads(struct peer *peer)
+{
+	pthread_mutex_lock(&peer->lock);
+	uint32_t reads = peer->reads;
+	pthread_mutex_unlock(&peer->lock);
+	return reads;
+}
+
+void peer_make_noise(struct peer *peer)
+{
+	pthread_mutex_lock(&peer->lock);
+	if (send(peer->fd, "noise", 5, MSG_NOSIGNAL) != 5)
+		abort();
+	pthread_mutex_unlock(&peer->lock);
 }

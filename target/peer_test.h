@@ -53,5 +53,7 @@ uint64_t peer_base(bool is_x86);     // plain form
 uint32_t peer_breakpoints(struct peer *peer); // in its table
 uint8_t peer_byte(struct peer *peer, uint32_t offset);
 bool peer_is_running(struct peer *peer);
+uint32_t peer_reads(struct peer *peer); // requests to read memory so far
+void peer_make_noise(struct peer *peer); // bytes that are no packet; they have arrived when this returns
 
 #endif
