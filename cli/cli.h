@@ -11,6 +11,7 @@ int cli_list(int argc, char **argv);
 int cli_stats(int argc, char **argv);
 
 #define CLI_USAGE_STATUS 2
+#define CLI_RAM_CONFLICT "--no-ram and --check-ram: expected one of them"
 
 // "vmkd COMMAND: TEXT" and how to use it, on stderr. -> CLI_USAGE_STATUS.
 __attribute__((format(printf, 2, 3))) int cli_usage(const char *command, const char *format, ...);

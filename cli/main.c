@@ -17,9 +17,9 @@ struct command {
 };
 
 static const struct command commands[] = {
-	{ "run", "[--link hook|debugcon] [--tcp ADDR:PORT] [--no-ram] [--check-ram] NAME -- qemu-system-x86_64 ARGS...",
+	{ "run", "[--link hook|debugcon] [--tcp ADDR:PORT] [--no-ram|--check-ram] [--private-ram] NAME -- qemu-system-x86_64 ARGS...",
 	  "start a VM with the link in place and serve it until it ends", cli_run },
-	{ "serve", "NAME [--tcp ADDR:PORT] [--no-ram] [--check-ram]", "serve a VM that was started with the library preloaded, or whose `vmkd run` died", cli_serve },
+	{ "serve", "NAME [--tcp ADDR:PORT] [--no-ram|--check-ram]", "serve a VM that was started with the library preloaded, or whose `vmkd run` died", cli_serve },
 	{ "list", "[--json]", "the VMs: name, pid, link, state, clients", cli_list },
 #ifdef VMKD_HAS_CONSOLE
 	{ "kd", "TARGET [-c COMMANDS]", "the console; TARGET is vm:NAME, unix:PATH, tcp:HOST:PORT or serial:DEVICE", console_main },

@@ -16,7 +16,6 @@
 #define DEFAULT_RAM (128u * (uint64_t)MIB)
 #define RAM_ALIGN 8192u
 #define RAM_MAX (UINT64_C(1) << 46) // beyond every PC
-#define OUR_RAM_ID "vmkd-ram"
 #define ADDED_MAX 20
 
 bool qemu_is_system_emulator(const char *program)
@@ -76,7 +75,7 @@ static bool find_item(const char *text, const char *implied, const char *key, ch
 	while (next_item(&at, name, &item)) {
 		name = NULL;
 		if (strcmp(item.key, key) == 0) {
-			snprintf(ret, size, "%s", item.value);
+			snprintf(ret, size, "%.*s", (int)size - 1, item.value);
 			found = true;
 		}
 	}
@@ -234,12 +233,32 @@ static struct error *note_numa(const char *value, struct qemu_args *a)
 	return NULL;
 }
 
+// -machine: the last type and backend win. Any other key about memory is a wish of the user's.
+static void note_machine(const char *value, struct qemu_args *a)
+{
+	const char *at = value, *name = "type";
+	struct option_value item;
+
+	while (next_item(&at, name, &item)) {
+		name = NULL;
+		if (strcmp(item.key, "type") == 0)
+			snprintf(a->machine, sizeof(a->machine), "%.*s", (int)sizeof(a->machine) - 1, item.value);
+		a->has_ram_wish |= strncmp(item.key, "memory", strlen("memory")) == 0 || strcmp(item.key, "confidential-guest-support") == 0;
+	}
+}
+
+static bool is_ram_option(const char *name)
+{
+	return strcmp(name, "numa") == 0 || strcmp(name, "mem-path") == 0 || strcmp(name, "readconfig") == 0;
+}
+
 static struct error *note_option(const char *name, const char *value, bool debugcon, struct accel_seen *seen, struct qemu_args *a)
 {
 	char text[256];
 	uint64_t size;
 	struct error *error;
 
+	a->has_ram_wish |= is_ram_option(name);
 	if (strcmp(name, "enable-kvm") == 0) {
 		seen->kvm = true;
 	} else if (strcmp(name, "daemonize") == 0) {
@@ -253,6 +272,7 @@ static struct error *note_option(const char *name, const char *value, bool debug
 		if (find_item(value, "type", "accel", text, sizeof(text)))
 			note_accels(seen, text);
 		find_item(value, "type", "memory-backend", a->ram_id, sizeof(a->ram_id));
+		note_machine(value, a);
 	} else if (strcmp(name, "m") == 0) {
 		error = qemu_parse_memory(value, &size);
 		if (!error && size)
@@ -329,15 +349,41 @@ static void add_path_option(struct arg_list *list, const char *option, const cha
 	add(list, text);
 }
 
-static void add_memory(struct arg_list *list, uint64_t ram_size)
+// What QEMU calls the RAM of a machine that it makes itself (query-machines, default-ram-id). NULL = a machine unknown here.
+static const char *ram_id_of(const char *machine)
+{
+	static const char *const names[] = { "", "pc", "q35", "isapc" };
+
+	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
+		if (strcmp(machine, names[i]) == 0)
+			return "pc.ram";
+	if (strncmp(machine, "pc-", 3) == 0) // pc-i440fx-7.2, pc-q35-7.2, ...
+		return "pc.ram";
+	return strcmp(machine, "microvm") == 0 ? "microvm.ram" : NULL;
+}
+
+bool qemu_may_share_ram(const struct qemu_args *args)
+{
+	return !args->has_ram_wish && ram_id_of(args->machine);
+}
+
+static void add_memory(struct arg_list *list, const char *id, uint64_t ram_size)
 {
 	char text[128];
 
-	snprintf(text, sizeof(text), "memory-backend-memfd,id=" OUR_RAM_ID ",size=%llu,share=on", (unsigned long long)ram_size);
+	snprintf(text, sizeof(text), "memory-backend-memfd,id=%s,size=%llu,share=on", id, (unsigned long long)ram_size);
 	add(list, "-object");
 	add(list, text);
+	snprintf(text, sizeof(text), "memory-backend=%s", id);
 	add(list, "-machine");
-	add(list, "memory-backend=" OUR_RAM_ID);
+	add(list, text);
+}
+
+static const char *our_ram_id(const struct qemu_args *args)
+{
+	const char *id = ram_id_of(args->machine);
+
+	return id ? id : "vmkd-ram";
 }
 
 static struct error *add_debugcon(struct arg_list *list, const char *vm_name, const struct qemu_args *args)
@@ -356,12 +402,12 @@ static struct error *add_debugcon(struct arg_list *list, const char *vm_name, co
 		return error;
 	add_path_option(list, "-qmp", "unix:", path, ",server=on,wait=off");
 	if (!args->ram_id[0])
-		add_memory(list, args->ram_size);
+		add_memory(list, our_ram_id(args), args->ram_size);
 	return NULL;
 }
 
-struct error *qemu_extend_args(int argc, char *const *argv, const char *vm_name, const struct qemu_args *args, bool debugcon,
-			       char ***ret, char ret_ram_id[QEMU_ID_MAX])
+struct error *qemu_extend_args(int argc, char *const *argv, const char *vm_name, const struct qemu_args *args,
+			       enum qemu_additions additions, char ***ret, char ret_ram_id[QEMU_ID_MAX])
 {
 	struct arg_list list = { .argv = calloc((size_t)argc + ADDED_MAX, sizeof(char *)) };
 	char path[RUNDIR_PATH_MAX];
@@ -374,15 +420,17 @@ struct error *qemu_extend_args(int argc, char *const *argv, const char *vm_name,
 	error = rundir_path(vm_name, "qmp.sock", path);
 	if (!error)
 		add_path_option(&list, "-qmp", "unix:", path, ",server=on,wait=off");
-	if (!error && debugcon)
+	if (!error && additions == QEMU_ADD_DEBUGCON)
 		error = add_debugcon(&list, vm_name, args);
+	if (!error && additions == QEMU_ADD_SHARED_RAM)
+		add_memory(&list, our_ram_id(args), args->ram_size);
 	if (!error && list.is_broken)
 		error = error_create(ENOMEM, "out of memory");
 	if (error) {
 		qemu_free_args(list.argv);
 		return error;
 	}
-	snprintf(ret_ram_id, QEMU_ID_MAX, "%s", !debugcon ? "" : args->ram_id[0] ? args->ram_id : OUR_RAM_ID);
+	snprintf(ret_ram_id, QEMU_ID_MAX, "%s", additions != QEMU_ADD_DEBUGCON ? "" : args->ram_id[0] ? args->ram_id : our_ram_id(args));
 	*ret = list.argv;
 	return NULL;
 }

@@ -24,6 +24,8 @@ struct qemu_args {
 	enum qemu_accel accel;
 	uint64_t ram_size;         // bytes, as QEMU will round it
 	char ram_id[QEMU_ID_MAX];  // memory backend the user chose; "" = none
+	char machine[QEMU_ID_MAX]; // type; "" = QEMU's default
+	bool has_ram_wish;         // the line says where RAM comes from, or may say so where vmkd cannot read it
 	bool is_daemonized;
 };
 
@@ -38,10 +40,21 @@ ERROR_MUST_CHECK struct error *qemu_parse_memory(const char *value, uint64_t *re
 // the user's own that is not shared is an error which says what to write instead. -> NULL and *ret, or an error.
 ERROR_MUST_CHECK struct error *qemu_read_args(int argc, char *const *argv, bool debugcon, struct qemu_args *ret);
 
-// A NULL-terminated copy of argv with what vmkd needs behind it: a QMP socket, and for debugcon the doorbell, a second QMP socket for the
-// broker, and RAM in a memfd (unless the user has a backend). ret_ram_id: the backend's id. Free with qemu_free_args.
+// May RAM be put into a memfd without changing what the user asked for? The machine is a PC that vmkd knows, and nothing on the line says
+// where RAM comes from (a backend, NUMA nodes, -mem-path, encryption, a configuration file).
+bool qemu_may_share_ram(const struct qemu_args *args);
+
+enum qemu_additions {
+	QEMU_ADD_QMP,        // a QMP socket for whoever wants it; the others have it too
+	QEMU_ADD_SHARED_RAM, // RAM in a memfd: only when qemu_may_share_ram says so
+	QEMU_ADD_DEBUGCON,   // the doorbell, a second QMP socket for the broker, and RAM in a memfd unless the user has a backend
+};
+
+// A NULL-terminated copy of argv with what vmkd needs behind it. The memfd's backend gets the name that QEMU itself gives to the machine's
+// RAM, so that a snapshot taken without vmkd can be loaded, and the other way round. ret_ram_id: for debugcon the backend's id, else "".
+// Free with qemu_free_args.
 ERROR_MUST_CHECK struct error *qemu_extend_args(int argc, char *const *argv, const char *vm_name, const struct qemu_args *args,
-						bool debugcon, char ***ret, char ret_ram_id[QEMU_ID_MAX]);
+						enum qemu_additions additions, char ***ret, char ret_ram_id[QEMU_ID_MAX]);
 void qemu_free_args(char **argv);
 
 #endif

@@ -145,6 +145,58 @@ static void test_ram_that_cannot_be_reached(void **state)
 	reads("qemu -mem-path /dev/hugepages", false); // the hook does not care
 }
 
+static void test_whose_ram_may_be_shared(void **state)
+{
+	static const char *const free_lines[] = {
+		"kvm -m 2G", "qemu -machine q35,accel=kvm", "qemu -M pc-i440fx-7.2", "qemu -machine accel=kvm -M microvm", "qemu -M isapc",
+		"qemu -m 1G,slots=2,maxmem=4G -mem-prealloc -object memory-backend-ram,id=d,size=1G -device pc-dimm,memdev=d",
+		"qemu -append -mem-path -name memory-backend=x",
+	};
+	static const char *const wishes[] = {
+		"qemu -M q35,memory-backend=m -object memory-backend-file,id=m,mem-path=/dev/hugepages,size=1G", "qemu -numa node,memdev=m",
+		"qemu -numa node,mem=1G", "qemu -mem-path /dev/hugepages -mem-prealloc", "qemu -M pc,memory-encryption=sev0",
+		"qemu -M pc,confidential-guest-support=tdx", "qemu -M memory.size=1G", "qemu -readconfig vm.cfg", "qemu -M x-remote",
+		"qemu -M pc -machine none",
+	};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(free_lines) / sizeof(free_lines[0]); i++) {
+		reads(free_lines[i], false);
+		if (!qemu_may_share_ram(&args))
+			fail_msg("%s: nothing speaks against it", free_lines[i]);
+	}
+	for (size_t i = 0; i < sizeof(wishes) / sizeof(wishes[0]); i++) {
+		reads(wishes[i], false);
+		if (qemu_may_share_ram(&args))
+			fail_msg("%s: that is the user's", wishes[i]);
+	}
+}
+
+// What is added behind the QMP socket.
+static void expect_ram(const char *line, enum qemu_additions additions, const char *expected)
+{
+	char copy[256], *argv[32], **longer, ram_id[QEMU_ID_MAX], joined[1024] = "";
+	int argc = split(line, argv, copy, sizeof(copy));
+
+	reads(line, false);
+	assert_null(qemu_extend_args(argc, argv, "vm", &args, additions, &longer, ram_id));
+	for (char **at = longer + argc + 2; *at; at++)
+		snprintf(joined + strlen(joined), sizeof(joined) - strlen(joined), "%s ", *at);
+	assert_string_equal(joined, expected);
+	assert_string_equal(ram_id, "");
+	qemu_free_args(longer);
+}
+
+static void test_ram_for_the_hook(void **state)
+{
+	(void)state;
+	expect_ram("kvm -m 1G", QEMU_ADD_QMP, "");
+	expect_ram("kvm -m 1G", QEMU_ADD_SHARED_RAM,
+		   "-object memory-backend-memfd,id=pc.ram,size=1073741824,share=on -machine memory-backend=pc.ram ");
+	expect_ram("kvm -M microvm", QEMU_ADD_SHARED_RAM,
+		   "-object memory-backend-memfd,id=microvm.ram,size=134217728,share=on -machine memory-backend=microvm.ram ");
+}
+
 static void test_extended_line(void **state)
 {
 	char copy[256], *argv[32], **longer, ram_id[QEMU_ID_MAX], joined[4096] = "";
@@ -153,7 +205,7 @@ static void test_extended_line(void **state)
 	(void)state;
 	setenv("VMKD_RUNTIME_DIR", "/r,un", 1);
 	reads("qemu-system-x86_64 -m 6G", true);
-	assert_null(qemu_extend_args(argc, argv, "vm", &args, true, &longer, ram_id));
+	assert_null(qemu_extend_args(argc, argv, "vm", &args, QEMU_ADD_DEBUGCON, &longer, ram_id));
 	for (char **at = longer; *at; at++)
 		snprintf(joined + strlen(joined), sizeof(joined) - strlen(joined), "%s ", *at);
 	assert_string_equal(joined,
@@ -161,10 +213,10 @@ static void test_extended_line(void **state)
 			    "-chardev socket,id=vmkd-debugcon,path=/r,,un/vm/debugcon.sock,server=on,wait=off "
 			    "-device isa-debugcon,iobase=0x565a,readback=0x4b,chardev=vmkd-debugcon "
 			    "-qmp unix:/r,,un/vm/monitor.sock,server=on,wait=off "
-			    "-object memory-backend-memfd,id=vmkd-ram,size=6442450944,share=on -machine memory-backend=vmkd-ram ");
-	assert_string_equal(ram_id, "vmkd-ram");
+			    "-object memory-backend-memfd,id=pc.ram,size=6442450944,share=on -machine memory-backend=pc.ram ");
+	assert_string_equal(ram_id, "pc.ram");
 	qemu_free_args(longer);
-	assert_null(qemu_extend_args(argc, argv, "vm", &args, false, &longer, ram_id));
+	assert_null(qemu_extend_args(argc, argv, "vm", &args, QEMU_ADD_QMP, &longer, ram_id));
 	assert_string_equal(longer[argc], "-qmp");
 	assert_null(longer[argc + 2]);
 	assert_string_equal(ram_id, "");
@@ -191,6 +243,8 @@ int main(void)
 		cmocka_unit_test(test_accelerators),
 		cmocka_unit_test(test_ram),
 		cmocka_unit_test(test_ram_that_cannot_be_reached),
+		cmocka_unit_test(test_whose_ram_may_be_shared),
+		cmocka_unit_test(test_ram_for_the_hook),
 		cmocka_unit_test(test_extended_line),
 		cmocka_unit_test(test_programs),
 	};

@@ -23,7 +23,7 @@
 
 struct run {
 	const char *name, *link, *tcp;
-	bool no_ram, check_ram;
+	bool no_ram, check_ram, private_ram;
 	int vm_argc;
 	char **vm_argv;
 	char program[PATH_MAX];
@@ -37,17 +37,29 @@ struct run {
 
 // ---- What was asked for -------------------------------------------------------------------------------------
 
+static bool *flag_of(const char *word, struct run *r)
+{
+	const struct {
+		const char *word;
+		bool *flag;
+	} flags[] = { { "--no-ram", &r->no_ram }, { "--check-ram", &r->check_ram }, { "--private-ram", &r->private_ram } };
+
+	for (size_t i = 0; i < sizeof(flags) / sizeof(flags[0]); i++)
+		if (strcmp(word, flags[i].word) == 0)
+			return flags[i].flag;
+	return NULL;
+}
+
 static int parse(int argc, char **argv, struct run *r)
 {
 	int i = 1;
 
 	for (; i < argc && argv[i][0] == '-' && strcmp(argv[i], "--") != 0; i++) {
 		const char **value = strcmp(argv[i], "--link") == 0 ? &r->link : strcmp(argv[i], "--tcp") == 0 ? &r->tcp : NULL;
+		bool *flag = flag_of(argv[i], r);
 
-		if (strcmp(argv[i], "--no-ram") == 0)
-			r->no_ram = true;
-		else if (strcmp(argv[i], "--check-ram") == 0)
-			r->check_ram = true;
+		if (flag)
+			*flag = true;
 		else if (!value)
 			return cli_usage("run", "unknown option %s", argv[i]);
 		else if (i + 1 >= argc)
@@ -66,6 +78,8 @@ static int parse(int argc, char **argv, struct run *r)
 		return cli_usage("run", "the VM's command line is missing behind --");
 	if (r->link && strcmp(r->link, "hook") != 0 && strcmp(r->link, "debugcon") != 0)
 		return cli_usage("run", "--link %s: expected hook or debugcon", r->link);
+	if (r->no_ram && r->check_ram)
+		return cli_usage("run", CLI_RAM_CONFLICT);
 	return 0;
 }
 
@@ -154,6 +168,8 @@ static struct error *choose_hook(struct run *r, const char *why)
 
 static struct error *choose_debugcon(struct run *r, const char *why)
 {
+	if (r->private_ram)
+		return error_create(EINVAL, "--private-ram cannot be with the link debugcon (%s), which works through shared RAM; use KVM and --link hook", why);
 	fprintf(stderr, "vmkd run: link debugcon: %s\n", why);
 	r->is_debugcon = true;
 	return NULL;
@@ -194,6 +210,14 @@ static struct error *choose_link(struct run *r)
 	return choose_debugcon(r, "/dev/kvm is not usable and the VM may do without");
 }
 
+// RAM that others can map is read at the speed of memory, and what the guest printed last outlives QEMU.
+static enum qemu_additions additions(const struct run *r)
+{
+	if (r->is_debugcon)
+		return QEMU_ADD_DEBUGCON;
+	return r->private_ram || !qemu_may_share_ram(&r->qemu) ? QEMU_ADD_QMP : QEMU_ADD_SHARED_RAM;
+}
+
 static struct error *plan(struct run *r)
 {
 	struct error *error = rundir_check_name(r->name);
@@ -209,7 +233,7 @@ static struct error *plan(struct run *r)
 	if (!error && r->is_debugcon)
 		error = qemu_read_args(r->vm_argc, r->vm_argv, true, &r->qemu);
 	if (!error && r->is_qemu)
-		error = qemu_extend_args(r->vm_argc, r->vm_argv, r->name, &r->qemu, r->is_debugcon, &r->argv, r->ram_id);
+		error = qemu_extend_args(r->vm_argc, r->vm_argv, r->name, &r->qemu, additions(r), &r->argv, r->ram_id);
 	return error;
 }
 

@@ -33,6 +33,8 @@ static int parse(int argc, char **argv, struct serve *s)
 		else
 			s->name = argv[i];
 	}
+	if (s->no_ram && s->check_ram)
+		return cli_usage("serve", CLI_RAM_CONFLICT);
 	return s->name ? 0 : cli_usage("serve", "the VM's name is missing");
 }
 

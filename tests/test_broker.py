@@ -22,7 +22,7 @@ from pathlib import Path
 
 from kdclient import KdClient, KdClosed, KdError, KdTimeout, Print, Stop, Symbols
 from report import Report
-from vm import BUILD, GUARD_S, Hang, Vm, kvm, wait_for
+from vm import BUILD, GUARD_S, Hang, Qmp, Vm, kvm, wait_for
 
 REPORT = Report()
 VMKD = str(BUILD / "vmkd")
@@ -142,6 +142,8 @@ def usage():
         refused(f.run("run", "--link", "serial", "x", "--", QEMU), 2, "hook or debugcon")
         refused(f.run("run", "--link"), 2, "needs a value")
         refused(f.run("run", "--frob", "x", "--", QEMU), 2, "--frob")
+        refused(f.run("run", "--no-ram", "--check-ram", "x", "--", QEMU), 2, "one of them")
+        refused(f.run("serve", "--check-ram", "x", "--no-ram"), 2, "one of them")
         refused(f.run("serve"), 2, "name is missing")
         refused(f.run("serve", "a", "b"), 2, "one name")
         refused(f.run("serve", "a", "--tcp"), 2, "needs a value")
@@ -211,6 +213,7 @@ def bad_links():
         refused(f.run("run", "x", "--", QEMU, "-m", "64", *backend), 1, "memory-backend-memfd", "share=on")
         refused(f.run("run", "x", "--", QEMU, "-m", "much"), 1, "much", "6G")
         refused(f.run("run", "x", "--", QEMU, "-mem-path", "/dev/hugepages"), 1, "share=on")
+        refused(f.run("run", "--private-ram", "x", "--", QEMU, "-m", "64"), 1, "--private-ram", "--link hook")
 
 
 @test("/dev/kvm is not permitted")
@@ -638,6 +641,78 @@ def no_module(link):
         finally:
             process.terminate()
             process.wait()
+
+
+class Plain:
+    """A VM without a guest of ours, under `vmkd run`."""
+
+    def __init__(self, folder, link, *qemu, options=()):
+        if link == "hook" and not HAS_KVM:
+            raise Skip(f"KVM ({KVM_REMARK})")
+        accel = "kvm" if link == "hook" else "tcg"
+        self.socket = folder.path / "plain" / "qmp.sock"
+        self.process = subprocess.Popen([VMKD, "run", "--link", link, *options, "plain", "--", QEMU, "-accel", accel, "-m", "64", "-display",
+                                         "none", "-nodefaults", *qemu], env=folder.env, stdin=subprocess.DEVNULL,
+                                        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.terminate()
+        self.process.communicate()
+
+    def qmp(self):
+        """A monitor, or None: the VM has ended."""
+        wait_for("qmp.sock", lambda: self.socket.exists() or self.process.poll() is not None)
+        return Qmp(self.socket) if self.process.poll() is None else None
+
+    def ram(self):
+        """Names of the mappings of the VM that have the RAM's size."""
+        pid = wait_for("the VM's pid", lambda: next(iter(Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()), 0))
+        self.qmp().close()
+        names = []
+        for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+            first, _, last = line.split()[0].partition("-")
+            if int(last, 16) - int(first, 16) == 64 << 20:
+                names.append(" ".join(line.split()[5:]) + " " + line.split()[1][3])
+        return names
+
+
+@test("RAM is a shared memfd, unless the user wants it otherwise", BOTH)
+def shared_ram(link):
+    with Folder() as f:
+        with Plain(f, link) as vm:
+            expect(any("memfd" in name and name.endswith(" s") for name in vm.ram()), f"no memfd: {vm.ram()}")
+        with Plain(f, link, "-mem-prealloc", "-machine", "q35") as vm:
+            expect(any("memfd" in name and name.endswith(" s") for name in vm.ram()), f"no memfd: {vm.ram()}")
+        if link == "debugcon":
+            return
+        with Plain(f, link, options=["--private-ram"]) as vm:
+            expect(not any("memfd" in name for name in vm.ram()), f"--private-ram: {vm.ram()}")
+        own = ["-object", f"memory-backend-file,id=own,size=64M,mem-path={f.path}/own,share=on", "-machine", "memory-backend=own"]
+        with Plain(f, link, *own) as vm:
+            expect(not any("memfd" in name for name in vm.ram()), f"the user's backend: {vm.ram()}")
+        with Plain(f, link, "-mem-path", str(f.path)) as vm:
+            expect(not any("memfd" in name for name in vm.ram()), f"-mem-path: {vm.ram()}")
+
+
+@test("a snapshot taken without vmkd is loaded with it", BOTH)
+def foreign_snapshot(link):
+    if not shutil.which("qemu-img"):
+        raise Skip("qemu-img (Debian's qemu-utils)")
+    if link == "hook" and not HAS_KVM:
+        raise Skip(f"KVM ({KVM_REMARK})")
+    with Folder() as f:
+        drive = ["-drive", f"if=none,id=d,format=qcow2,file={f.path}/d.qcow2"]
+        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", f"{f.path}/d.qcow2", "64M"], check=True, timeout=GUARD_S)
+        alone = [QEMU, "-accel", "kvm" if link == "hook" else "tcg", "-m", "64", "-display", "none", "-nodefaults", *drive, "-monitor", "stdio"]
+        subprocess.run(alone, input=b"savevm before\nquit\n", stdout=subprocess.DEVNULL, check=True, timeout=GUARD_S)
+        with Plain(f, link, *drive, "-loadvm", "before") as vm:
+            qmp = vm.qmp()
+            expect(qmp, "QEMU does not take the snapshot: " + (vm.process.stderr.read() if not qmp else ""))
+            expect(qmp.call("query-status")["running"], "it does not run")
+            qmp.close()
 
 
 # ---- running ------------------------------------------------------------------------------------------------------------
