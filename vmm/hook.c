@@ -23,7 +23,7 @@
 #define CR0_PE 1u
 #define SYNC_REGS ((uint64_t)(KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS))
 
-struct hook hook = { .lock = PTHREAD_MUTEX_INITIALIZER, .wake_fd = -1 };
+struct hook hook = { .lock = PTHREAD_MUTEX_INITIALIZER, .wake_fd = -1, .ram_version = 1 };
 
 static int (*next_ioctl)(int, unsigned long, ...);
 static bool is_wanted; // VMKD_NAME is set: follow the VMs
@@ -113,6 +113,8 @@ static uint32_t answer_locked(struct vcpu *v, const struct call_args *args, bool
 	uint32_t code = call_begin(&hook.call, &map, args, hook_now_ms());
 	// A call that is refused because another one is open must not become the caller.
 	if (code == CALL_PENDING || !hook.has_sleeper) {
+		if (hook.owner != v->vm)
+			link_ram_changes(false);
 		hook.owner = v->vm;
 		hook.caller = v;
 	}
@@ -255,11 +257,15 @@ static void vm_created(int kvm_fd, int vm_fd)
 	int run_size = hook_next_ioctl(kvm_fd, KVM_GET_VCPU_MMAP_SIZE, NULL);
 	int sync = hook_next_ioctl(kvm_fd, KVM_CHECK_EXTENSION, (void *)KVM_CAP_SYNC_REGS);
 	bool has_sync_regs = sync > 0 && ((unsigned)sync & SYNC_REGS) == SYNC_REGS;
+	int nested_size = hook_next_ioctl(kvm_fd, KVM_CHECK_EXTENSION, (void *)KVM_CAP_NESTED_STATE);
 	pthread_mutex_lock(&hook.lock);
 	start_once();
 	struct vm *vm = hook.is_active ? vm_add(vm_fd, run_size, has_sync_regs) : NULL;
-	if (vm)
+	if (vm) {
 		end_locked(vm, LINK_GONE_AREA, true); // an earlier VM of this descriptor
+		link_ram_changes(true);
+		vm->nested_size = nested_size > 0 ? (uint32_t)nested_size : 0;
+	}
 	pthread_mutex_unlock(&hook.lock);
 }
 
@@ -272,7 +278,7 @@ static void vcpu_created(int vm_fd, int vcpu_fd, uint32_t index)
 	pthread_mutex_unlock(&hook.lock);
 }
 
-// The lock is held across the ioctl: no handler copies from memory that the VMM is about to unmap.
+// The lock is held across the ioctl: no handler copies from memory that the VMM is about to unmap, and nobody looks for RAM between the two.
 static int set_memory(int fd, unsigned long request, void *arg)
 {
 	struct kvm_userspace_memory_region region;
@@ -284,6 +290,8 @@ static int set_memory(int fd, unsigned long request, void *arg)
 		const struct vm_slot *lost = vm_slot_lost(vm, &region);
 		if (lost && hook.owner == vm && area_overlaps(&hook.call.area, lost->gpa, lost->size))
 			end_locked(vm, LINK_GONE_AREA, true);
+		if (hook.owner == vm && vm_slot_changes_ram(vm, &region))
+			link_ram_changes(lost != NULL);
 	}
 	int result = hook_next_ioctl(fd, request, arg);
 	int error = errno;

@@ -21,6 +21,7 @@ struct hook {
 	struct vcpu *caller;   // the vCPU that made the last call
 	int wake_fd;           // eventfd: wakes the vCPU that sleeps in park_call
 	bool has_sleeper;      // a vCPU sleeps there, and reads the broker's socket itself
+	uint32_t ram_version;  // another one whenever the owner's RAM is, or may be, elsewhere; not 0
 };
 
 extern struct hook hook;

@@ -249,7 +249,7 @@ static void a_kick_before_the_wait_is_not_lost(void **state)
 static void a_second_broker_is_refused(void **state)
 {
 	(void)state;
-	struct broker b, second;
+	struct broker b, second = { 0 };
 	broker_attach(&b);
 	second.fd = broker_connect();
 	assert_int_equal(broker_read(&second), 0);

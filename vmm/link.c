@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "vmm/hook.h"
+#include "vmm/memory.h"
 #include "vmm/park.h"
 
 #define THREAD_STACK (64u * 1024u) // the thread calls nothing deep
@@ -27,11 +28,22 @@ static struct link {
 	struct sockaddr_un address; // of the listening socket
 	int listen_fd, fd, wake_fd;
 	pid_t peer_pid;
+	uid_t peer_uid;
 	bool is_full;       // the last send found no room
 	bool is_starved;    // ... because the kernel has no memory: then the socket may be called writable all the time
 	uint64_t full_since_ms;
 	short watched;      // events of fd that the thread's poll has
 } at = { .listen_fd = -1, .fd = -1, .wake_fd = -1 };
+
+// What the connected broker knows of the guest's RAM, and what is about to be told.
+static struct {
+	bool is_wanted;      // the thread has to look, now
+	bool is_found;       // `report` is of `version` and has not been sent
+	uint32_t version;    // hook.ram_version
+	uint32_t told;       // the version that the broker knows; 0 = none, or nothing for certain
+	uint32_t generation; // of the last message
+	struct memory_report report;
+} ram;
 
 static void complain(const char *what, const char *about, const char *hint)
 {
@@ -152,20 +164,35 @@ uint64_t link_full_since_ms(void)
 	return at.full_since_ms;
 }
 
+static void forget_report(void)
+{
+	if (ram.is_found)
+		memory_close(&ram.report);
+	ram.is_found = false;
+}
+
 static void drop_broker(void)
 {
 	if (at.fd < 0)
 		return;
 	close(at.fd);
+	forget_report();
+	memory_forbid();
+	ram.is_wanted = false;
+	ram.told = ram.generation = 0;
 	at.fd = -1;
 	at.is_full = at.is_starved = false;
 	call_broker_gone(&hook.call, hook_now_ms());
 	park_wake(); // its ppoll still has the closed descriptor
 }
 
-// -> enum link_send_outcome, without a word to hook.call.
-static int send_bytes(const struct link_head *head, const void *body)
+// With `count` descriptors, of which the broker gets copies. -> enum link_send_outcome, without a word to hook.call.
+static int send_bytes(const struct link_head *head, const void *body, const int *fds, uint32_t count)
 {
+	union {
+		struct cmsghdr head;
+		uint8_t bytes[CMSG_SPACE(sizeof(int) * LINK_MEMORY_FILES_MAX)];
+	} control = { .head = { .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS, .cmsg_len = CMSG_LEN(sizeof(int) * count) } };
 	struct iovec parts[2] = {
 		{ .iov_base = (void *)(uintptr_t)head, .iov_len = sizeof(*head) },
 		{ .iov_base = (void *)(uintptr_t)body, .iov_len = head->body_len },
@@ -173,24 +200,124 @@ static int send_bytes(const struct link_head *head, const void *body)
 	struct msghdr m = { .msg_iov = parts, .msg_iovlen = 2 };
 	if (at.fd < 0)
 		return LINK_DEAD;
+	if (count) {
+		memcpy(CMSG_DATA(&control.head), fds, sizeof(int) * count);
+		m.msg_control = &control;
+		m.msg_controllen = CMSG_SPACE(sizeof(int) * count);
+	}
 	if (sendmsg(at.fd, &m, MSG_NOSIGNAL | MSG_DONTWAIT) >= 0) {
 		at.is_full = at.is_starved = false;
 		return LINK_SENT;
 	}
-	if (errno == EAGAIN || errno == EWOULDBLOCK || errno == ENOBUFS || errno == ENOMEM) {
+	// ETOOMANYREFS: more descriptors are on their way to brokers than this user may have open; reading them frees them.
+	if (errno == EAGAIN || errno == EWOULDBLOCK || errno == ENOBUFS || errno == ENOMEM || errno == ETOOMANYREFS) {
 		if (!at.is_full)
 			at.full_since_ms = hook_now_ms();
 		at.is_full = true;
-		at.is_starved = errno == ENOBUFS || errno == ENOMEM;
+		at.is_starved = errno != EAGAIN && errno != EWOULDBLOCK;
 		return LINK_FULL;
 	}
 	drop_broker();
 	return LINK_DEAD;
 }
 
+// ---- Where the RAM is ---------------------------------------------------------------------------
+
+static void wake_thread(void)
+{
+	(void)eventfd_write(at.wake_fd, 1); // fails only when it is set already
+}
+
+static int send_memory(struct memory_report *r)
+{
+	r->message.generation = ram.generation + 1;
+	r->message.is_permitted = memory_is_remote(&r->message) && memory_permit(at.peer_pid, at.peer_uid);
+	const struct link_head head = { .type = LINK_MEMORY, .body_len = memory_message_len(&r->message) };
+	int outcome = send_bytes(&head, &r->message, r->fds, r->message.file_count);
+	if (outcome == LINK_SENT)
+		ram.generation++;
+	return outcome;
+}
+
+// Make sure that the broker knows where the RAM is. -> enum link_send_outcome.
+static int tell_memory(void)
+{
+	if (ram.told == hook.ram_version)
+		return LINK_SENT;
+	if (!ram.is_found || ram.version != hook.ram_version) {
+		ram.is_wanted = true;
+		wake_thread();
+		return LINK_HELD;
+	}
+	int outcome = send_memory(&ram.report);
+	if (outcome == LINK_SENT)
+		ram.told = ram.version;
+	if (outcome != LINK_FULL)
+		forget_report();
+	return outcome;
+}
+
+void link_ram_changes(bool is_lost)
+{
+	static struct memory_report nothing; // under the lock
+	hook.ram_version += hook.ram_version == UINT32_MAX ? 2 : 1;
+	if (!ram.told || !call_is_awaited(&hook.call))
+		return;
+	nothing.message.pid = (uint32_t)getpid();
+	wake_thread();
+	if (is_lost) {
+		(void)send_memory(&nothing); // full: the broker reads nothing at all
+		ram.told = 0;
+	}
+}
+
+// The thread has been told to look. The lock is let go meanwhile, and what was found may be old when it is back: then it is looked for anew.
+static void find_memory(void)
+{
+	static struct memory_ranges ranges; // the thread's alone
+	static struct memory_report report;
+	const struct gpa_map map = hook.owner ? vm_map(hook.owner) : (struct gpa_map){ 0 };
+	uint32_t version = hook.ram_version;
+	memory_note(&map, &ranges);
+	pthread_mutex_unlock(&hook.lock);
+	memory_find(&ranges, &report);
+	pthread_mutex_lock(&hook.lock);
+	if (!ram.is_wanted) { // the broker has left
+		memory_close(&report);
+		return;
+	}
+	forget_report();
+	ram.report = report;
+	ram.version = version;
+	ram.is_found = true;
+	ram.is_wanted = false;
+	park_wake();
+}
+
+// A guest that sleeps in a wait already does not tell of a change itself.
+static void settle_memory(void)
+{
+	for (;;) {
+		if (at.fd >= 0 && call_is_awaited(&hook.call))
+			(void)tell_memory();
+		if (!ram.is_wanted)
+			return;
+		find_memory();
+	}
+}
+
+// ---- Messages -----------------------------------------------------------------------------------
+
+static bool is_wait(const struct link_head *head)
+{
+	return head->type == LINK_WAIT || head->flags & LINK_F_WAITS;
+}
+
 int link_send(const struct call_message *message)
 {
-	int outcome = send_bytes(&message->head, message->body);
+	int outcome = is_wait(&message->head) ? tell_memory() : LINK_SENT;
+	if (outcome == LINK_SENT)
+		outcome = send_bytes(&message->head, message->body, NULL, 0);
 	if (outcome == LINK_SENT)
 		call_sent(&hook.call);
 	return outcome;
@@ -216,7 +343,7 @@ void link_receive(void)
 }
 
 // One broker at a time; of this user, or root. A refused one sees the end of the stream instead of a LINK_HELLO.
-static bool may_connect(int fd, pid_t *ret_pid)
+static bool may_connect(int fd, struct ucred *ret)
 {
 	struct ucred cred;
 	socklen_t len = sizeof(cred);
@@ -232,7 +359,7 @@ static bool may_connect(int fd, pid_t *ret_pid)
 		        at.name, (int)cred.pid, (int)at.peer_pid);
 		return false;
 	}
-	*ret_pid = cred.pid;
+	*ret = cred;
 	return true;
 }
 
@@ -242,15 +369,18 @@ static bool accept_broker(void)
 	int fd = accept4(at.listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 	if (fd < 0)
 		return errno == EAGAIN || errno == ECONNABORTED || errno == EINTR;
-	if (!may_connect(fd, &at.peer_pid)) {
+	struct ucred peer;
+	if (!may_connect(fd, &peer)) {
 		close(fd);
 		return true;
 	}
 	at.fd = fd;
+	at.peer_pid = peer.pid;
+	at.peer_uid = peer.uid;
 	struct link_hello hello;
 	call_hello(&hook.call, (uint32_t)getpid(), at.name, &hello);
 	const struct link_head head = { .type = LINK_HELLO, .body_len = sizeof(hello) };
-	if (send_bytes(&head, &hello) != LINK_SENT)
+	if (send_bytes(&head, &hello, NULL, 0) != LINK_SENT)
 		drop_broker();
 	return true;
 }
@@ -274,7 +404,7 @@ static int time_to_look(void)
 {
 	if (at.fd >= 0 && at.is_starved && is_room_wanted() && !hook.has_sleeper)
 		return LINK_STARVED_MS;
-	return at.fd >= 0 && call_is_stopped(&hook.call) ? LOOK_MS : -1;
+	return at.fd >= 0 && (call_is_stopped(&hook.call) || hook.has_sleeper) ? LOOK_MS : -1;
 }
 
 void link_settle(void)
@@ -283,7 +413,7 @@ void link_settle(void)
 	while (call_step(&hook.call, hook_now_ms(), &message) == CALL_SEND && link_send(&message) == LINK_SENT)
 		;
 	if (at.fd >= 0 && events_to_watch() & ~at.watched)
-		(void)eventfd_write(at.wake_fd, 1); // fails only when it is set already
+		wake_thread();
 }
 
 // A message for a wait stays in the socket until the guest repeats the call; the end of the broker does not.
@@ -301,6 +431,7 @@ static void *thread_main(void *unused)
 	(void)unused;
 	for (;;) {
 		pthread_mutex_lock(&hook.lock);
+		settle_memory();
 		at.watched = hook.has_sleeper ? 0 : events_to_watch();
 		struct pollfd fds[3] = {
 			{ .fd = at.listen_fd, .events = POLLIN },
@@ -368,4 +499,5 @@ void link_abandon(void)
 	if (at.listen_fd >= 0)
 		close(at.listen_fd);
 	at.fd = at.listen_fd = -1;
+	forget_report();
 }

@@ -2,7 +2,7 @@
 // The VMM's end of the link to the broker (wire/link.h): the listening socket, one connection, one thread.
 //
 // Rules: everything but link_prepare and link_start under hook.lock. Nothing blocks. The thread sleeps in poll without the lock; it
-// accepts brokers and reads what they send while the guest runs. While a vCPU sleeps in a wait that vCPU reads the socket
+// accepts brokers, reads what they send while the guest runs, and finds out where the guest's RAM is (vmm/memory.h), also without the lock. While a vCPU sleeps in a wait that vCPU reads the socket
 // itself, so a packet costs one wake-up, of the thread that needs it. Both read under the lock and without blocking, so
 // who comes second finds nothing and no message is lost.
 #ifndef VMM_LINK_H
@@ -28,6 +28,7 @@ enum link_send_outcome {
 	LINK_SENT = 0, // call_sent was called
 	LINK_FULL = 1, // the broker does not read; call_step shows the message again
 	LINK_DEAD = 2, // the broker is gone, and hook.call knows
+	LINK_HELD = 3, // a wait, whose broker has to learn first where the RAM is: the thread looks, and wakes the sleeper when it knows
 };
 
 // Hand a message of call_step to the broker, whole or not at all. -> enum link_send_outcome.
@@ -38,6 +39,12 @@ void link_receive(void);
 
 // Outside calls: send what is owed as far as the socket takes it, and have the thread watch what has to be watched.
 void link_settle(void);
+
+// The owner's RAM is about to change; is_lost: some of it goes away or elsewhere. A guest in a wait: the broker is told at once that it
+// knows nothing any more, which is in its socket before KVM takes the memory, and the thread finds out how it is then. What remains is the time until
+// the broker reads that: an answer that it is just making may still be of the memory that the guest had. A guest that runs:
+// the broker is told before the next wait, and does not answer from RAM before that.
+void link_ram_changes(bool is_lost);
 
 // The connected broker's socket; -1 = none.
 int link_fd(void);

@@ -111,6 +111,19 @@ static bool wait_for_packet(const struct vcpu *v)
 	return is_kicked;
 }
 
+// -> true: kicked.
+static bool send_or_sleep(const struct vcpu *v, const struct call_message *message)
+{
+	switch (link_send(message)) {
+	case LINK_FULL:
+		return wait_for_room(v);
+	case LINK_HELD:
+		return sleep_unlocked(v, POLLIN, call_deadline(&hook.call));
+	default:
+		return false;
+	}
+}
+
 uint32_t park_call(const struct vcpu *v, bool *ret_is_kicked)
 {
 	struct call *c = &hook.call;
@@ -120,8 +133,7 @@ uint32_t park_call(const struct vcpu *v, bool *ret_is_kicked)
 		bool is_kicked = false;
 		switch (call_step(c, hook_now_ms(), &message)) {
 		case CALL_SEND:
-			if (link_send(&message) == LINK_FULL)
-				is_kicked = wait_for_room(v);
+			is_kicked = send_or_sleep(v, &message);
 			break;
 		case CALL_SLEEP:
 			is_kicked = wait_for_packet(v);

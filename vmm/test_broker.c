@@ -39,23 +39,83 @@ void broker_send(struct broker *b, struct link_head head, const void *body)
 	                 (ssize_t)(sizeof(head) + head.body_len));
 }
 
-uint16_t broker_read(struct broker *b)
+// Into b->head and b->body; descriptors into fds. -> their number, -1 at the end of the stream.
+static int read_message(struct broker *b, int fds[LINK_MEMORY_FILES_MAX])
 {
 	uint8_t bytes[sizeof(b->head) + LINK_BODY_MAX];
-	ssize_t len = recv(b->fd, bytes, sizeof(bytes), 0);
+	union {
+		struct cmsghdr head;
+		uint8_t bytes[CMSG_SPACE(sizeof(int) * LINK_MEMORY_FILES_MAX)];
+	} control;
+	struct iovec part = { bytes, sizeof(bytes) };
+	struct msghdr message = {
+		.msg_iov = &part, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control),
+	};
+	ssize_t len = recvmsg(b->fd, &message, MSG_CMSG_CLOEXEC);
 	if (len <= 0)
-		return 0;
+		return -1;
 	assert_true((size_t)len >= sizeof(b->head));
+	assert_false(message.msg_flags & MSG_CTRUNC);
 	memcpy(&b->head, bytes, sizeof(b->head));
 	assert_int_equal(b->head.body_len, (size_t)len - sizeof(b->head));
 	memcpy(b->body, bytes + sizeof(b->head), b->head.body_len);
-	return b->head.type;
+	const struct cmsghdr *c = CMSG_FIRSTHDR(&message);
+	if (!c)
+		return 0;
+	assert_int_equal(c->cmsg_type, SCM_RIGHTS);
+	memcpy(fds, CMSG_DATA(c), c->cmsg_len - CMSG_LEN(0));
+	return (int)((c->cmsg_len - CMSG_LEN(0)) / sizeof(int));
+}
+
+static void close_memory(struct broker *b)
+{
+	for (uint32_t i = 0; i < b->memory.file_count; i++)
+		close(b->memory_fds[i]);
+	b->memory = (struct link_memory){ 0 };
+}
+
+static void note_memory(struct broker *b, const int *fds, int count)
+{
+	assert_in_range(b->head.body_len, offsetof(struct link_memory, pieces), sizeof(b->memory));
+	close_memory(b);
+	memcpy(&b->memory, b->body, b->head.body_len);
+	memcpy(b->memory_fds, fds, sizeof(b->memory_fds));
+	assert_int_equal(b->memory.file_count, count);
+	assert_int_equal(b->head.body_len, offsetof(struct link_memory, pieces) + b->memory.piece_count * sizeof(struct link_memory_piece));
+	assert_int_equal(b->memory.generation, ++b->memory_count);
+	assert_int_equal(b->memory.pid, getpid());
+}
+
+uint16_t broker_read(struct broker *b)
+{
+	for (;;) {
+		int fds[LINK_MEMORY_FILES_MAX];
+		int count = read_message(b, fds);
+		if (count < 0)
+			return 0;
+		if (b->head.type != LINK_MEMORY) {
+			assert_int_equal(count, 0);
+			return b->head.type;
+		}
+		note_memory(b, fds, count);
+	}
+}
+
+void broker_read_memory(struct broker *b)
+{
+	int fds[LINK_MEMORY_FILES_MAX];
+	int count = read_message(b, fds);
+	assert_true(count >= 0);
+	assert_int_equal(b->head.type, LINK_MEMORY);
+	note_memory(b, fds, count);
 }
 
 struct link_hello broker_hello(struct broker *b)
 {
 	struct link_hello hello;
 	b->fd = broker_connect();
+	b->memory_count = 0;
+	b->memory = (struct link_memory){ 0 };
 	assert_int_equal(broker_read(b), LINK_HELLO);
 	assert_int_equal(b->head.body_len, sizeof(hello));
 	memcpy(&hello, b->body, sizeof(hello));

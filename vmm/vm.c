@@ -32,6 +32,7 @@ struct vm *vm_add(int fd, int run_size, bool has_sync_regs)
 	vm->fd = fd;
 	vm->run_size = run_size;
 	vm->has_sync_regs = has_sync_regs;
+	vm->nested_size = 0;
 	vm->slot_count = vm->range_count = 0;
 	vm->vcpus = NULL;
 	return vm;
@@ -59,6 +60,13 @@ const struct vm_slot *vm_slot_lost(const struct vm *vm, const struct kvm_userspa
 	bool stays = old->gpa == region->guest_phys_addr && old->size == region->memory_size &&
 	             old->host == region->userspace_addr && is_ram(region->flags);
 	return stays ? NULL : old;
+}
+
+bool vm_slot_changes_ram(const struct vm *vm, const struct kvm_userspace_memory_region *region)
+{
+	const struct vm_slot *old = find_slot(vm, region->slot);
+	bool was_ram = old && is_ram(old->flags);
+	return was_ram ? vm_slot_lost(vm, region) != NULL : region->memory_size && is_ram(region->flags);
 }
 
 static bool grow(struct vm *vm)

@@ -25,6 +25,7 @@ struct vm {
 	int fd; // -1: free
 	int run_size; // bytes of a vCPU's kvm_run mapping
 	bool has_sync_regs; // KVM can leave the registers in kvm_run at each exit
+	uint32_t nested_size; // bytes of KVM_GET_NESTED_STATE's largest answer; 0: KVM has none
 	struct vm_slot *slots;
 	uint32_t slot_count, slot_capacity;
 	struct gpa_range *ranges; // the slots that are writable RAM; as many entries allocated as slots
@@ -50,6 +51,8 @@ struct vm *vm_find(int fd);
 // The slot that `region` replaces or removes, if that takes RAM away or moves it; else NULL (a new slot, or a change of
 // flags such as dirty logging that leaves the memory where it is).
 const struct vm_slot *vm_slot_lost(const struct vm *vm, const struct kvm_userspace_memory_region *region);
+// True if `region` adds RAM, takes it away or moves it.
+bool vm_slot_changes_ram(const struct vm *vm, const struct kvm_userspace_memory_region *region);
 // KVM has accepted `region`. -> false: out of memory; the slot is then unknown, which is safe.
 bool vm_slot_set(struct vm *vm, const struct kvm_userspace_memory_region *region);
 
