@@ -52,7 +52,7 @@ size_t ram_read(const struct ram *ram, uint64_t gpa, void *ret, size_t len);
 
 // The same for `count` spans, one behind the other into ret: what is not mapped costs one system call for up to RAM_SPANS_MAX pieces of spans,
 // instead of one each. -> bytes copied from the beginning.
-#define RAM_SPANS_MAX 64u
+#define RAM_SPANS_MAX 32u
 struct ram_span {
 	uint64_t gpa;
 	size_t len; // bytes

@@ -1,3 +1,6 @@
 # SPDX-License-Identifier: MIT
 # memory/ depends on wire/'s headers only. MEMORY_SRC: for whoever links it; rules.mk files before this one in the alphabet name the two files.
 MEMORY_SRC := memory/ram.c memory/walk.c
+
+$(call unit_test,ram_test,memory/ram_test.c memory/ram.c,-lcmocka)
+$(call unit_test,walk_test,memory/walk_test.c $(MEMORY_SRC),-lcmocka)

@@ -10,7 +10,7 @@
 #include "memory/ram.h"
 
 struct walk_regs {
-	uint64_t cr0, cr3, cr4, efer; // of the waiting vCPU; PCID and flag bits of CR3 are masked here
+	uint64_t cr0, cr3, cr4, efer; // of the waiting vCPU; PCID and flag bits of CR3 are masked here. PAE with efer 0: NX may be in use
 };
 
 enum walk_outcome {
