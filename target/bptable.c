@@ -21,6 +21,8 @@ int bptable_add(struct bptable *table, uint64_t address, bool is_one_shot, uint3
 			table->entries[id] =
 				(struct bp){ .is_used = true, .is_enabled = true, .is_one_shot = is_one_shot, .address = address };
 			*ret_id = id;
+			if (table->end <= id)
+				table->end = id + 1;
 			return BPTABLE_OK;
 		}
 	return BPTABLE_E_FULL;

@@ -32,6 +32,7 @@ struct bp {
 
 struct bptable {
 	struct bp entries[BPTABLE_MAX]; // index = id
+	uint32_t end; // no entry from here on was ever used: every read of memory looks through the others
 };
 
 enum bptable_outcome { BPTABLE_OK = 0, BPTABLE_E_EXISTS = 1, BPTABLE_E_FULL = 2 };

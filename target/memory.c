@@ -15,10 +15,8 @@ static const char *space_name(enum vmkd_space space)
 	return space == VMKD_PHYSICAL ? "physical " : "";
 }
 
-static struct vmkd_error *check_range(struct vmkd_target *target, enum vmkd_space space, uint64_t address, uint64_t len)
+static struct vmkd_error *check_range(uint64_t address, uint64_t len, uint64_t last)
 {
-	uint64_t last = target_is_x86(target) && space == VMKD_VIRTUAL ? UINT32_MAX : UINT64_MAX;
-
 	if (len == 0 || len - 1 <= last - address)
 		return NULL;
 	return vmkd_error_create(VMKD_E_ARGUMENT, "expected a range that ends at %" PRIx64 " at most, got %" PRIx64 " and %" PRIx64 " bytes", last,
@@ -38,9 +36,9 @@ static struct vmkd_error *prepare(struct vmkd_target *target, enum vmkd_space sp
 
 	if (error)
 		return error;
-	if (space == VMKD_VIRTUAL)
-		*address = target_address_out(target, *address);
-	return check_range(target, space, *address, len);
+	uint64_t last = space == VMKD_VIRTUAL && target_is_x86(target) ? UINT32_MAX : UINT64_MAX;
+	*address &= last;
+	return check_range(*address, len, last);
 }
 
 static uint64_t wire_address(const struct vmkd_target *target, enum vmkd_space space, uint64_t address)

@@ -131,7 +131,7 @@ static struct vmkd_error *write_missing(struct vmkd_target *target, const uint64
 
 void target_breakpoints_hide(const struct vmkd_target *target, uint64_t address, uint8_t *bytes, size_t len)
 {
-	for (uint32_t id = 0; id < BPTABLE_MAX; id++) {
+	for (uint32_t id = 0; id < target->breakpoints.end; id++) {
 		const struct bp *bp = &target->breakpoints.entries[id];
 		bool may_be_there = bp->is_used && (bp->handle != 0 || bp->stale != 0);
 		if (may_be_there && bp->address - address < len && bytes[bp->address - address] == INT3)
