@@ -29,13 +29,21 @@ void kd_log(const struct kd *kd, enum vmkd_log_level level, const char *format, 
 
 // ---- errors --------------------------------------------------------------------------------------------------------------------
 
+// The refusal in the last print; NULL = none.
+static const char *find_refusal(const struct kd *kd)
+{
+	const char *refusal = NULL;
+
+	for (size_t i = 0; !refusal && i < sizeof(REFUSALS) / sizeof(REFUSALS[0]); i++)
+		refusal = strstr(kd->print_tail, REFUSALS[i]);
+	return refusal;
+}
+
 struct vmkd_error *kd_gone_error(const struct kd *kd, int os_error)
 {
-	for (size_t i = 0; i < sizeof(REFUSALS) / sizeof(REFUSALS[0]); i++) {
-		const char *refusal = strstr(kd->print_tail, REFUSALS[i]);
+	const char *refusal = find_refusal(kd);
 
-		if (!refusal)
-			continue;
+	if (refusal) {
 		refusal += strlen("vmkd: ");
 		return vmkd_error_create(VMKD_E_REFUSED, "%s: refused: %.*s", kd->name, (int)strcspn(refusal, "\r\n"), refusal);
 	}
@@ -255,7 +263,7 @@ static void take_state_change(struct kd *kd, const uint8_t *body, size_t len)
 
 // ---- prints, prompts, files ----------------------------------------------------------------------------------------------------
 
-static void take_debug_io(struct kd *kd, const uint8_t *body, size_t len)
+static void take_debug_io(struct kd *kd, const uint8_t *body, size_t len, bool is_first)
 {
 	struct kd_debug_io io;
 
@@ -280,8 +288,20 @@ static void take_debug_io(struct kd *kd, const uint8_t *body, size_t len)
 			kd->state = VMKD_STATE_RUNNING;
 		snprintf(kd->print_tail, sizeof(kd->print_tail), "%.*s", (int)(text_len < KD_PRINT_TAIL ? text_len : KD_PRINT_TAIL - 1),
 			 (const char *)io.data);
+		kd->is_refusal_held = is_first && find_refusal(kd) == kd->print_tail;
 	}
-	push(kd, &event, io.data, text_len, NULL, 0);
+	if (!kd->is_refusal_held)
+		push(kd, &event, io.data, text_len, NULL, 0);
+}
+
+// The connection goes on: it was a print like any other.
+static void release_refusal(struct kd *kd)
+{
+	struct vmkd_event event = { .kind = VMKD_EVENT_PRINT };
+
+	if (kd->is_refusal_held)
+		push(kd, &event, kd->print_tail, strlen(kd->print_tail), NULL, 0);
+	kd->is_refusal_held = false;
 }
 
 // UTF-16LE to UTF-8 for a name in a message: what is no plain character becomes '?'.
@@ -390,8 +410,11 @@ static void take_restart(struct kd *kd)
 
 static void take_packet(struct kd *kd, const struct kdcom_event *packet)
 {
+	bool is_first = !kd->has_spoken;
+
 	kd_log(kd, VMKD_LOG_DEBUG, "packet: %s, %u bytes%s%s", kd_packet_name(packet->type), packet->body_len,
 	       packet->is_sync ? ", sync" : "", packet->is_lost ? ", ours was lost" : "");
+	release_refusal(kd);
 	if (packet->is_lost)
 		kd->lost_count++;
 	if (packet->is_sync && kd->has_spoken)
@@ -402,7 +425,7 @@ static void take_packet(struct kd *kd, const struct kdcom_event *packet)
 		take_state_change(kd, packet->body, packet->body_len);
 		break;
 	case KD_PACKET_DEBUG_IO:
-		take_debug_io(kd, packet->body, packet->body_len);
+		take_debug_io(kd, packet->body, packet->body_len, is_first);
 		break;
 	case KD_PACKET_FILE_IO:
 		take_file_io(kd, packet->body, packet->body_len);

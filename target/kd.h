@@ -64,6 +64,7 @@ struct kd {
 	struct vmkd_error *late_error; // to be returned by the next wait
 
 	char print_tail[KD_PRINT_TAIL]; // the last print
+	bool is_refusal_held; // that is how a broker turns a debugger away: the error will say it. Shown when anything comes behind it
 };
 
 __attribute__((format(printf, 3, 4))) void kd_log(const struct kd *kd, enum vmkd_log_level level, const char *format, ...);

@@ -375,7 +375,7 @@ static void refuse(struct peer *peer)
 		abort();
 	send_packet(peer, KD_PACKET_DEBUG_IO, header, sizeof(header), text, sizeof(text) - 1);
 	flush(peer);
-	peer->is_over = true;
+	peer->is_over = peer->options.fault == PEER_REFUSES;
 }
 
 static void handle(struct peer *peer, const struct kdcom_event *event)
@@ -474,7 +474,7 @@ struct peer *peer_start(const struct peer_options *options, int *ret_fd)
 	pthread_mutex_init(&peer->lock, NULL);
 	kdcom_init(&peer->kdcom, KDCOM_TARGET);
 	prepare_memory(peer);
-	if (options->fault == PEER_REFUSES) {
+	if (options->fault == PEER_REFUSES || options->fault == PEER_TALKS_SO) {
 		refuse(peer);
 	} else if (options->is_stopped) {
 		peer->pc = PEER_INT3_AT;

@@ -27,6 +27,7 @@ enum peer_fault {
 	PEER_RESET_ONCE,    // answers the first ReadVirtualMemory with a RESET
 	PEER_REBOOT_ONCE,   // answers the first ReadVirtualMemory with a new kernel's state change
 	PEER_REFUSES,       // a broker that has another debugger
+	PEER_TALKS_SO,      // says the same, and stays
 	PEER_GARBAGE,       // noise between packets
 	PEER_CUT,           // closes after peer_options.cut_after bytes
 	PEER_KEEPS_BREAKPOINTS, // does not drop breakpoints in the code window

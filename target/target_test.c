@@ -174,16 +174,32 @@ static void reboot_in_a_request_is_told(void **state)
 static void second_debugger_is_told_why(void **state)
 {
 	struct session session = open_session(&(struct peer_options){ .fault = PEER_REFUSES }, 1000);
-	struct vmkd_event event;
+	struct vmkd_event event = { .kind = VMKD_EVENT_NONE };
 	struct vmkd_error *error;
 
 	(void)state;
-	do
+	do {
 		error = vmkd_target_wait(session.target, GUARD_MS, &event);
-	while (!error && event.kind != VMKD_EVENT_NONE);
+		assert_int_not_equal(event.kind, VMKD_EVENT_PRINT); // the error says it; nobody must read it twice
+	} while (!error && event.kind != VMKD_EVENT_NONE);
 	assert_non_null(error);
 	assert_non_null(strstr(error->message, "pid 4711"));
 	must_fail(error, VMKD_E_REFUSED);
+	close_session(&session);
+}
+
+static void words_of_a_refusal_are_a_print_when_none_follows(void **state)
+{
+	struct session session = open_session(&(struct peer_options){ .fault = PEER_TALKS_SO }, 1000);
+
+	(void)state;
+	vmkd_target_break_in(session.target);
+	struct vmkd_event event = next(&session);
+	assert_int_equal(event.kind, VMKD_EVENT_PRINT);
+	assert_non_null(strstr(event.text, "pid 4711"));
+	while (event.kind == VMKD_EVENT_PRINT) // said again after our RESET
+		event = next(&session);
+	assert_int_equal(event.kind, VMKD_EVENT_EXCEPTION);
 	close_session(&session);
 }
 
@@ -697,6 +713,7 @@ int main(void)
 		cmocka_unit_test(reset_in_a_request_is_survived),
 		cmocka_unit_test(reboot_in_a_request_is_told),
 		cmocka_unit_test(second_debugger_is_told_why),
+		cmocka_unit_test(words_of_a_refusal_are_a_print_when_none_follows),
 		cmocka_unit_test(garbage_between_packets_is_skipped),
 		cmocka_unit_test(impossible_processors_are_bounded),
 		cmocka_unit_test(connection_cut_at_any_byte),
