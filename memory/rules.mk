@@ -4,3 +4,6 @@ MEMORY_SRC := memory/ram.c memory/walk.c
 
 $(call unit_test,ram_test,memory/ram_test.c memory/ram.c,-lcmocka)
 $(call unit_test,walk_test,memory/walk_test.c $(MEMORY_SRC),-lcmocka)
+
+$(call fuzz_target,ram_fuzz,memory/ram_fuzz.c memory/ram.c)
+$(call fuzz_target,walk_fuzz,memory/walk_fuzz.c $(MEMORY_SRC))
