@@ -30,6 +30,9 @@
 // One CONTEXT of a debugger's stop each: enough for every processor that Windows puts into one group.
 #define ANSWERS_CONTEXTS 64u
 #define ANSWERS_CONTEXT_MAX 2048u // bytes of its data
+// CHECK: the pages that a read may touch, with the one before and the one behind.
+#define ANSWERS_AROUND_PAGES 4u
+#define ANSWERS_PAGE 4096u
 
 enum answers_mode {
 	ANSWERS_ON,
@@ -61,8 +64,9 @@ struct answers_counters {
 	uint64_t answered, answered_bytes; // from RAM; bytes of data
 	uint64_t repeated;                 // GetVersion and contexts from what the guest had said
 	uint64_t asked[ANSWERS_REASON_COUNT]; // left to the guest, by reason
-	uint64_t checked, checked_bytes;   // CHECK: replies compared, and bytes of data in which both readings agreed
-	uint64_t differences;              // CHECK: bytes in which they agreed and the guest differs, or whole replies of another form
+	// CHECK: replies compared; bytes of data in which the readings before and after agreed; of those, the ones that the guest names otherwise (a
+	// reply of another length or status counts as one).
+	uint64_t checked, checked_bytes, differences;
 };
 
 // CHECK: where the guest's answer and RAM part.
@@ -103,6 +107,7 @@ struct answers {
 	uint8_t asked[KD_BODY_MAX];
 	uint32_t before_len; // CHECK: the reply as RAM has it before the guest is asked; 0 = it has none
 	uint8_t before[KD_BODY_MAX];
+	uint8_t around_before[ANSWERS_AROUND_PAGES][ANSWERS_PAGE], around_after[ANSWERS_AROUND_PAGES][ANSWERS_PAGE];
 	struct answers_difference difference; // the last one
 
 	uint8_t reply[KD_BODY_MAX];
@@ -125,7 +130,9 @@ void answers_forget_boot(struct answers *a);
 
 // The guest is given this request: body_len bytes of a manipulate packet. While it still sleeps.
 void answers_asked(struct answers *a, const uint8_t *body, uint32_t body_len);
-// It has sent a manipulate packet, its answer. -> the first difference found in it, valid until the next call; NULL = none, or not CHECK.
+// It has sent a manipulate packet, its answer. CHECK: that is compared with what RAM says before and after. Bytes that changed meanwhile are left out,
+// and so are their page and the ones beside it: they are the stack and the buffers that the guest answers with, which look alike whenever it
+// waits and otherwise while it answers. -> the first difference found in it, valid until the next call; NULL = none, or not CHECK.
 const struct answers_difference *answers_replied(struct answers *a, const uint8_t *body, uint32_t body_len);
 // It has sent a state change: another stop, or the same told anew.
 void answers_stopped(struct answers *a);

@@ -33,6 +33,7 @@
 #define LINGER_TURN_MS 100
 #define VERSION_TEXT_MAX 160u
 #define DIFFERENCE_TEXT_MAX 160u
+#define CHECK_TEXT_MAX (DIFFERENCE_TEXT_MAX + 128u)
 #define DIFFERENCES_TOLD_MAX 20u
 
 struct client_sums {
@@ -610,22 +611,20 @@ static const char *ram_remark(const struct broker *b)
 	return NULL;
 }
 
-static void add_check_remark(const struct broker *b, cJSON *remarks)
+static void describe_check(const struct broker *b, char *ret, size_t size)
 {
 	const struct answers_counters *c = &b->answers.counters;
-	char text[DIFFERENCE_TEXT_MAX], line[DIFFERENCE_TEXT_MAX + 128];
+	char text[DIFFERENCE_TEXT_MAX] = "";
 
-	text[0] = 0;
 	if (b->first_difference.api)
 		describe_difference(&b->first_difference, text, sizeof(text));
-	snprintf(line, sizeof(line), "--check-ram: %" PRIu64 " bytes of RAM compared with the guest's answers, %" PRIu64 " differ%s%s",
+	snprintf(ret, size, "--check-ram: %" PRIu64 " bytes of RAM compared with the guest's answers, %" PRIu64 " differ%s%s",
 		 c->checked_bytes, c->differences, text[0] ? "; the first: " : "", text);
-	add_remark(remarks, line);
 }
 
 static void add_remarks(struct broker *b, cJSON *remarks)
 {
-	char text[VERSION_TEXT_MAX];
+	char text[VERSION_TEXT_MAX], check[CHECK_TEXT_MAX];
 
 	if (b->link->remark[0])
 		add_remark(remarks, b->link->remark);
@@ -637,8 +636,10 @@ static void add_remarks(struct broker *b, cJSON *remarks)
 	}
 	if (ram_remark(b))
 		add_remark(remarks, ram_remark(b));
-	if (b->answers.mode == ANSWERS_CHECK)
-		add_check_remark(b, remarks);
+	if (b->answers.mode == ANSWERS_CHECK) {
+		describe_check(b, check, sizeof(check));
+		add_remark(remarks, check);
+	}
 }
 
 static void ctl_status(void *arg, cJSON *ret)
@@ -865,8 +866,14 @@ struct error *broker_linger(struct broker *b)
 
 void broker_destroy(struct broker *b)
 {
+	char check[CHECK_TEXT_MAX];
+
 	if (!b)
 		return;
+	if (b->answers.mode == ANSWERS_CHECK && b->was_up) {
+		describe_check(b, check, sizeof(check));
+		fprintf(stderr, "vmkd: %s: %s\n", b->name, check);
+	}
 	if (b->kd.fd >= 0)
 		unlink(b->kd_path);
 	listener_stop(b, &b->kd);

@@ -21,7 +21,8 @@ import time
 import traceback
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from vm import GUARD_S, ROOT, VMKD, Hang, Vm, wait_for  # noqa: E402
+from report import Report  # noqa: E402
+from vm import GUARD_S, ROOT, VMKD, Hang, Vm, finish_ram, wait_for  # noqa: E402
 
 CASES = []
 # What these say comes once, at the start: the console must be there by then.
@@ -393,7 +394,8 @@ def a_second_debugger_is_refused(guest):
         lines = iter(first.stdout.readline, "")  # prints of the start may come before
         check(any("Break instruction" in line for line in lines), "the first one has not broken in")
         got, text = guest.vm.run("kd", guest.url, "-t", GUARD, "-c", "r")
-        check(got == 1 and "another debugger" in text and text.count("vmkd kd:") == 1, f"{got}:\n{text}")
+        check(got == 1 and "another debugger" in text and text.count("vmkd kd:") == 1 and text.count("another debugger") == 1,
+              f"{got}:\n{text}")
         out, _ = first.communicate("? 40+2\nq\n", timeout=GUARD_S)
         check(first.returncode == 0 and "Evaluate expression: 66" in out, f"the first one was disturbed: {first.returncode}\n{out}")
     finally:
@@ -563,7 +565,7 @@ def main():
     options = parser.parse_args()
     links = ("serial", "debugcon") if options.link == "both" else (options.link,)
     arches = ("x64", "x86") if options.arch == "both" else (options.arch,)
-    passed = failed = skipped = 0
+    report = Report()
     for link in links:
         for arch in arches:
             for entry in CASES:
@@ -574,18 +576,15 @@ def main():
                 name = f"{link} {arch} {entry[0]}"
                 try:
                     run_case(entry, link, arch)
-                    passed += 1
-                    print(f"ok {name}", flush=True)
+                    report.ok(name)
                 except Skip as why:
-                    skipped += 1
-                    print(f"skip {name}: {why}", flush=True)
+                    report.skip(name, why)
                 except (AssertionError, Hang, OSError, ValueError, TypeError, KeyError, subprocess.TimeoutExpired) as error:
-                    failed += 1
-                    print(f"FAIL {name}: {type(error).__name__}: {error}", flush=True)
+                    report.fail(name, f"{type(error).__name__}: {error}")
                     if options.trace:
                         traceback.print_exc()
-    print(f"{passed} passed, {failed} failed, {skipped} skipped")
-    return 1 if failed else 0
+    finish_ram(report)
+    return report.finish()
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import traceback
 
 from kdclient import BREAKPOINT, Command, KdClient, KdClosed, KdError, KdTimeout, Print, Prompt, SINGLE_STEP, Stop, Symbols
 from report import Report
-from vm import GUARD_S, Hang, Vm, kvm, wait_for
+from vm import GUARD_S, Hang, Vm, finish_ram, kvm, wait_for
 
 REPORT = Report()
 KVM, KVM_REMARK = kvm()
@@ -531,6 +531,7 @@ def main():
             REPORT.fail(name, f"{type(problem).__name__}: {str(problem).splitlines()[0] if str(problem) else ''}")
         else:
             REPORT.ok(f"{name} ({time.monotonic() - start:.0f} s)")
+    finish_ram(REPORT)
     return REPORT.finish()
 
 

@@ -4,6 +4,7 @@ and `vmkd stats`, and ended for sure."""
 import ctypes
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -17,6 +18,14 @@ BUILD = Path(os.environ.get("VMKD_BUILD", ROOT / "build"))
 VMKD = BUILD / "vmkd"
 # A hang guard for one step, several times what the slowest machine needs. Nothing is ever judged by it but "it hangs".
 GUARD_S = float(os.environ.get("VMKD_TEST_GUARD_S", "180"))
+
+
+# What the brokers of all VMs do with RAM (the reader of a suite's results should know): "yes" they answer from it, "no" they do not,
+# "check" they hold the guest's answers against it, and any difference fails the test that the VM belongs to.
+RAM = os.environ.get("VMKD_TEST_RAM", "yes")
+RAM_OPTION = {"yes": [], "no": ["--run", "--no-ram"], "check": ["--run", "--check-ram"]}[RAM]
+RAM_VERDICT = re.compile(r"--check-ram: (\d+) bytes of RAM compared with the guest's answers, (\d+) differ")
+ram_compared = 0  # bytes, in all VMs of this process
 
 
 LIBC = ctypes.CDLL(None)
@@ -37,6 +46,16 @@ def kvm():
     out = subprocess.run([BUILD / "tools" / "kvm-probe"], capture_output=True, text=True).stdout.strip()
     kind, _, remark = out.partition(" ")
     return kind or "missing", remark
+
+
+class RamDiffers(ValueError):
+    """What the guest says is in its memory is not what is there."""
+
+
+def finish_ram(report):
+    """At a suite's end: whether anything was compared at all."""
+    if RAM == "check":
+        report.check(f"--check-ram: {ram_compared} bytes of guest RAM compared, no difference", ram_compared > 0, "nothing was compared")
 
 
 def wait_for(what, condition, guard=GUARD_S, alive=None):
@@ -97,7 +116,7 @@ class Vm:
 
     def __init__(self, name, *arguments, environment=None):
         self.name = name
-        self.arguments = [str(a) for a in arguments]
+        self.arguments = [str(a) for a in (*RAM_OPTION, *arguments)]
         self.folder = Path(tempfile.mkdtemp(prefix="vmkd-test-"))
         self.log = self.folder / "vm.log"
         self.env = {**os.environ, "VMKD_RUNTIME_DIR": str(self.folder), **(environment or {})}
@@ -115,8 +134,18 @@ class Vm:
         if error is not None:
             print(f"---- the VM {self.name} said:\n{self.output()[-3000:]}\n----", flush=True)
         self.end()
+        verdict = RAM_VERDICT.search(self.output())
         shutil.rmtree(self.folder, ignore_errors=True)
+        if verdict:
+            self.judge_ram(*map(int, verdict.groups()), error, verdict)
         return False
+
+    @staticmethod
+    def judge_ram(compared, differ, error, verdict):
+        global ram_compared
+        ram_compared += compared
+        if RAM == "check" and differ and error is None:
+            raise RamDiffers(verdict.string[verdict.start():].splitlines()[0])
 
     def output(self):
         return self.log.read_text(errors="replace") if self.log.exists() else ""
