@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -15,6 +16,7 @@
 #include "memory/walk.h"
 #include "target/target.h"
 #include "util/cleanup.h"
+#include "util/rundir.h"
 #include "wire/order.h"
 #include "wire/stop_page.h"
 
@@ -25,6 +27,7 @@
 
 struct target_ram {
 	const struct vmkd_target *target;
+	char path[RUNDIR_PATH_MAX];   // "" = not to be called again
 	int fd;                       // -1 = the broker hung up, or was refused
 	const struct stop_page *page; // NULL = nothing has come yet
 	struct ram ram;
@@ -186,15 +189,43 @@ static const char *take(struct target_ram *ram, const struct message *m)
 	return NULL;
 }
 
-static void give_up(struct target_ram *ram, const char *why)
+static int call_broker(const char *path)
 {
-	target_log(ram->target, why ? VMKD_LOG_WARNING : VMKD_LOG_DEBUG, "memory is read by packets: the broker %s%s",
-		   why ? "sent a map of RAM that was refused: " : "does not hand out RAM", why ? why : "");
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+	int fd CLEANUP_CLOSE = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+
+	if (fd < 0 || path[0] == '\0' || strlen(path) >= sizeof(address.sun_path))
+		return -1;
+	strcpy(address.sun_path, path);
+	return connect(fd, (const struct sockaddr *)&address, sizeof(address)) == 0 ? cleanup_take_fd(&fd) : -1;
+}
+
+static void forget(struct target_ram *ram)
+{
 	close(ram->fd);
 	ram->fd = -1;
 	unmap_page(ram->page);
 	ram->page = NULL;
 	ram_deinit(&ram->ram);
+}
+
+static void refuse(struct target_ram *ram, const char *why)
+{
+	target_log(ram->target, VMKD_LOG_WARNING, "memory is read by packets: the broker sent a map of RAM that was refused: %s", why);
+	forget(ram);
+}
+
+// A broker that hands out nothing hangs up at once. One that had handed out RAM does so to programs that let many maps go by
+// unread, and those may call again.
+static void take_hang_up(struct target_ram *ram)
+{
+	bool had_map = ram->page != NULL;
+
+	forget(ram);
+	if (had_map)
+		ram->fd = call_broker(ram->path);
+	if (ram->fd < 0)
+		target_log(ram->target, VMKD_LOG_DEBUG, "memory is read by packets: the broker does not hand out RAM");
 }
 
 // Takes what has come; the last message counts.
@@ -206,13 +237,14 @@ static void take_messages(struct target_ram *ram)
 		enum received received = receive(ram->fd, &message);
 		if (received == RECEIVED_NOTHING)
 			return;
-		const char *wrong = NULL;
-		if (received == RECEIVED_MESSAGE) {
-			wrong = take(ram, &message);
-			close_descriptors(&message);
+		if (received == RECEIVED_END) {
+			take_hang_up(ram);
+			continue;
 		}
-		if (received == RECEIVED_END || wrong)
-			give_up(ram, wrong);
+		const char *wrong = take(ram, &message);
+		close_descriptors(&message);
+		if (wrong)
+			refuse(ram, wrong);
 	}
 }
 
@@ -299,17 +331,16 @@ struct target_ram *target_ram_create(int fd, const struct vmkd_target *target)
 
 struct target_ram *target_ram_connect(const char *path, const struct vmkd_target *target)
 {
-	struct sockaddr_un address = { .sun_family = AF_UNIX };
-	int fd CLEANUP_CLOSE = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	int fd = call_broker(path);
 
-	if (fd < 0 || path[0] == '\0' || strlen(path) >= sizeof(address.sun_path))
-		return NULL;
-	strcpy(address.sun_path, path);
-	if (connect(fd, (const struct sockaddr *)&address, sizeof(address)) < 0) {
-		target_log(target, VMKD_LOG_DEBUG, "memory is read by packets: %s: %s", path, strerror(errno));
+	if (fd < 0) {
+		target_log(target, VMKD_LOG_DEBUG, "memory is read by packets: nobody answers at %s", path);
 		return NULL;
 	}
-	return target_ram_create(cleanup_take_fd(&fd), target);
+	struct target_ram *ram = target_ram_create(fd, target);
+	if (ram)
+		snprintf(ram->path, sizeof(ram->path), "%s", path);
+	return ram;
 }
 
 void target_ram_destroy(struct target_ram *ram)

@@ -840,6 +840,42 @@ static void only_a_vm_is_asked_for_its_ram(void **state)
 	rmdir(folder);
 }
 
+// It hangs up on a program that let many maps go by unread.
+static void a_broker_that_lost_patience_is_called_again(void **state)
+{
+	char folder[] = "/tmp/vmkd-ram-test-XXXXXX", path[64];
+	struct session s = open_mapped(false);
+
+	(void)state;
+	assert_non_null(mkdtemp(folder));
+	snprintf(path, sizeof(path), "%s/x", folder);
+	assert_int_equal(mkdir(path, 0700), 0);
+	int listener = listen_at(folder, "ram.sock", SOCK_SEQPACKET);
+	snprintf(path, sizeof(path), "%s/x/ram.sock", folder);
+	target_ram_destroy(s.target->ram);
+	s.target->ram = target_ram_connect(path, s.target);
+	for (int i = 0; i < 3; i++) {
+		close(s.broker.fd);
+		s.broker.fd = accept(listener, NULL, NULL);
+		assert_true(s.broker.fd >= 0);
+		send_map(&s.broker);
+		check_read(&s, 0x2000, 0x100, FROM_RAM);
+		shutdown(s.broker.fd, SHUT_RDWR);
+		s.broker.page->memory_generation = ++s.broker.generation;
+		check_read(&s, 0x2000, 0x100, FROM_KERNEL);
+	}
+	assert_true(was_called(listener)); // and hung up without a word: that was the last call
+	check_read(&s, 0x2000, 0x100, FROM_KERNEL);
+	check_read(&s, 0x2000, 0x100, FROM_KERNEL);
+	assert_false(was_called(listener));
+	close(listener);
+	unlink(path);
+	snprintf(path, sizeof(path), "%s/x", folder);
+	rmdir(path);
+	rmdir(folder);
+	close_session(&s);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -866,6 +902,7 @@ int main(void)
 		cmocka_unit_test(private_memory_is_read_from_its_process),
 		cmocka_unit_test(a_process_that_cannot_be_read_is_done_without),
 		cmocka_unit_test(only_a_vm_is_asked_for_its_ram),
+		cmocka_unit_test(a_broker_that_lost_patience_is_called_again),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
