@@ -163,6 +163,16 @@ static void show_build_lab(struct console *console)
 	fputc('\n', console->out);
 }
 
+static const char *memory_way(struct console *console)
+{
+	switch (vmkd_target_memory_way(console->target)) {
+	case VMKD_MEMORY_MAPPED: return "from the VM's RAM (mapped)";
+	case VMKD_MEMORY_PROCESS: return "from the VM's RAM (process_vm_readv)";
+	case VMKD_MEMORY_PACKETS: break;
+	}
+	return "by asking the kernel";
+}
+
 COMMAND(cmd_vertarget)
 {
 	struct vmkd_version version;
@@ -182,6 +192,7 @@ COMMAND(cmd_vertarget)
 	if (version.kdbg != 0)
 		fprintf(console->out, "Debugger data = 0x%s (%x bytes)\n", format_address(block, version.kdbg, is_32bit), version.kdbg_size);
 	fprintf(console->out, "Connected through %s, KD protocol %u\n", vmkd_target_name(console->target), version.protocol);
+	fprintf(console->out, "Memory is read %s\n", memory_way(console));
 	return NULL;
 }
 

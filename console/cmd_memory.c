@@ -15,7 +15,7 @@
 #define CODE_DEFAULT 8u        // instructions
 #define PATTERN_MAX 256u
 #define CODE_MAX 0x10000u      // instructions at once
-#define FILE_CHUNK 0x10000u    // between two looks at Ctrl-C
+#define FILE_CHUNK 0x100000u   // between two looks at Ctrl-C
 #define PATH_MAX_LEN 1024u
 
 // ---- shared --------------------------------------------------------------------------------------------------------------------

@@ -16,18 +16,19 @@
 #define FIRST_STATE_MS 700u // a stopped target answers the RESET of the start in this time
 #define PROMPT_SIZE 32
 
-static const char USAGE[] = "usage: vmkd kd TARGET [-b] [-c COMMANDS] [-t SECONDS] [-v]\n"
+static const char USAGE[] = "usage: vmkd kd TARGET [-b] [-c COMMANDS] [-t SECONDS] [-v] [--no-ram]\n"
 			    "  TARGET       vm:NAME, unix:PATH, tcp:HOST:PORT or serial:DEVICE[,baud=N]\n"
 			    "  -b           break in at once\n"
 			    "  -c COMMANDS  run them (a ; b ; …) and exit; status 1 when one fails, and the rest is left out. One that needs a\n"
 			    "               stopped target breaks in for itself; g waits for the next stop\n"
 			    "  -t SECONDS   give up after so long\n"
 			    "  -v           tell about the connection on stderr; twice: every packet\n"
+			    "  --no-ram     ask the kernel for all memory, as of a target that is no VM; vertarget says how memory is read\n"
 			    "Without -c commands come from stdin. At the end the target runs on without this session's breakpoints; qs leaves it stopped.\n";
 
 struct arguments {
 	const char *url, *commands;
-	bool is_breaking_in;
+	bool is_breaking_in, no_ram;
 	unsigned verbosity;
 	uint64_t limit_ms;
 };
@@ -81,7 +82,7 @@ static bool parse_seconds(const char *text, uint64_t *ret_ms)
 // Return -1 = go on, else the exit status.
 static int parse_arguments(int argc, char **argv, struct arguments *arguments)
 {
-	static const struct option LONG[] = { { "help", no_argument, NULL, 'h' }, { NULL, 0, NULL, 0 } };
+	static const struct option LONG[] = { { "help", no_argument, NULL, 'h' }, { "no-ram", no_argument, NULL, 'r' }, { NULL, 0, NULL, 0 } };
 	int option;
 
 	optind = 0; // the program has parsed before
@@ -91,6 +92,7 @@ static int parse_arguments(int argc, char **argv, struct arguments *arguments)
 		case 'b': arguments->is_breaking_in = true; break;
 		case 'c': arguments->commands = optarg; break;
 		case 'v': arguments->verbosity++; break;
+		case 'r': arguments->no_ram = true; break;
 		case 't':
 			if (!parse_seconds(optarg, &arguments->limit_ms))
 				return usage_error("-t: expected seconds above 0, got ", optarg);
@@ -353,7 +355,9 @@ int console_main(int argc, char **argv)
 
 	if (status >= 0)
 		return status;
-	struct vmkd_open_options options = { .log = arguments.verbosity ? on_log : NULL, .log_closure = &arguments };
+	struct vmkd_open_options options = { .no_ram = arguments.no_ram,
+					     .log = arguments.verbosity ? on_log : NULL,
+					     .log_closure = &arguments };
 	console.is_verbose = arguments.verbosity > 0;
 	console.is_interactive = !arguments.commands && isatty(STDIN_FILENO) && isatty(STDOUT_FILENO);
 	if (arguments.limit_ms)
