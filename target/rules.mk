@@ -11,3 +11,4 @@ $(call unit_test,target_test,target/target_test.c target/peer_test.c $(TARGET_SR
 $(call fuzz_target,target_fuzz,target/target_fuzz.c $(TARGET_SRC) $(TARGET_WIRE) $(TARGET_UTIL),)
 $(call unit_test,bptable_test,target/bptable_test.c target/bptable.c,-lcmocka)
 $(call unit_test,target_ram_test,target/ram_test.c target/peer_test.c $(TARGET_SRC) $(TARGET_WIRE) $(TARGET_UTIL),-lcmocka)
+$(call fuzz_target,target_ram_fuzz,target/ram_fuzz.c $(TARGET_SRC) $(TARGET_WIRE) $(TARGET_UTIL),)
