@@ -17,7 +17,7 @@ struct command {
 };
 
 static const struct command commands[] = {
-	{ "run", "[--link hook|debugcon] [--tcp ADDR:PORT] [--no-ram|--check-ram] [--private-ram] NAME -- qemu-system-x86_64 ARGS...",
+	{ "run", "[--link hook|debugcon] [--tcp ADDR:PORT] [--no-ram|--check-ram] [--private-ram] [--pause-when-silent[=MS]] NAME -- qemu-system-x86_64 ARGS...",
 	  "start a VM with the link in place and serve it until it ends", cli_run },
 	{ "serve", "NAME [--tcp ADDR:PORT] [--no-ram|--check-ram]", "serve a VM that was started with the library preloaded, or whose `vmkd run` died", cli_serve },
 	{ "list", "[--json]", "the VMs: name, pid, link, state, clients", cli_list },

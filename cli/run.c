@@ -16,14 +16,21 @@
 #include "serve/broker.h"
 #include "serve/proc.h"
 #include "serve/vmdir.h"
+#include "serve/watchdog.h"
 #include "util/cleanup.h"
 #include "util/rundir.h"
 
 #define LIBRARY "libvmkd-vmm.so"
+#define PAUSE "--pause-when-silent"
+// Longer than a debugger takes between two requests of one command; pausing and resuming cost QEMU some milliseconds each.
+#define PAUSE_DEFAULT_MS 500
+#define PAUSE_MIN_MS 10
+#define PAUSE_MAX_MS 3600000
 
 struct run {
 	const char *name, *link, *tcp;
 	bool no_ram, check_ram, private_ram;
+	uint32_t pause_ms; // --pause-when-silent; 0 = never
 	int vm_argc;
 	char **vm_argv;
 	char program[PATH_MAX];
@@ -32,7 +39,7 @@ struct run {
 	struct qemu_args qemu;
 	char **argv; // what is executed; NULL = vm_argv
 	char ram_id[QEMU_ID_MAX];
-	int broker_lock, vm_lock;
+	int broker_lock, vm_lock, watchdog;
 };
 
 // ---- What was asked for -------------------------------------------------------------------------------------
@@ -50,6 +57,22 @@ static bool *flag_of(const char *word, struct run *r)
 	return NULL;
 }
 
+// Behind the option's name: nothing, or =MS.
+static bool parse_pause(const char *text, uint32_t *ret_ms)
+{
+	unsigned long ms = PAUSE_DEFAULT_MS;
+	char *end = NULL;
+
+	if (*text && (*text != '=' || !(text[1] >= '0' && text[1] <= '9')))
+		return false;
+	if (*text)
+		ms = strtoul(text + 1, &end, 10);
+	if ((end && *end) || ms < PAUSE_MIN_MS || ms > PAUSE_MAX_MS)
+		return false;
+	*ret_ms = (uint32_t)ms;
+	return true;
+}
+
 static int parse(int argc, char **argv, struct run *r)
 {
 	int i = 1;
@@ -60,6 +83,10 @@ static int parse(int argc, char **argv, struct run *r)
 
 		if (flag)
 			*flag = true;
+		else if (strncmp(argv[i], PAUSE, strlen(PAUSE)) == 0 && parse_pause(argv[i] + strlen(PAUSE), &r->pause_ms))
+			continue;
+		else if (strncmp(argv[i], PAUSE "=", strlen(PAUSE "=")) == 0)
+			return cli_usage("run", "%s: expected %u to %u milliseconds", argv[i], PAUSE_MIN_MS, PAUSE_MAX_MS);
 		else if (!value)
 			return cli_usage("run", "unknown option %s", argv[i]);
 		else if (i + 1 >= argc)
@@ -158,8 +185,11 @@ static struct error *check_kvm(void)
 
 static struct error *choose_hook(struct run *r, const char *why)
 {
-	struct error *error = find_library(r->library);
+	struct error *error;
 
+	if (r->pause_ms)
+		return error_create(EINVAL, PAUSE " is for the link debugcon; with the hook (%s) a guest that is stopped in the debugger takes no CPU", why);
+	error = find_library(r->library);
 	if (!error)
 		fprintf(stderr, "vmkd run: link hook: %s\n", why);
 	r->is_debugcon = false;
@@ -354,7 +384,8 @@ static struct error *serve_until_end(struct run *r, struct loop *loop, struct br
 
 static struct error *run_vm(struct run *r, struct loop *loop, struct watch *w, int *ret_status)
 {
-	struct broker_options options = { .name = r->name, .link = r->is_debugcon ? "debugcon" : "hook", .tcp = r->tcp, .no_ram = r->no_ram, .check_ram = r->check_ram,
+	struct broker_options options = { .name = r->name, .link = r->is_debugcon ? "debugcon" : "hook", .tcp = r->tcp, .no_ram = r->no_ram,
+					  .check_ram = r->check_ram, .pause_ms = r->pause_ms, .watchdog_fd = r->watchdog,
 					  .ram_id = r->ram_id };
 	struct vm_facts facts = { 0 };
 	struct broker *broker = NULL;
@@ -386,6 +417,8 @@ static struct error *run(struct run *r, int *ret_status)
 
 	if (!error)
 		error = claim_name(r);
+	if (!error && r->pause_ms)
+		error = watchdog_start(r->name, &r->watchdog);
 	if (!error)
 		error = loop_init(&loop);
 	if (error)
@@ -402,7 +435,7 @@ static struct error *run(struct run *r, int *ret_status)
 
 int cli_run(int argc, char **argv)
 {
-	struct run r = { .broker_lock = -1, .vm_lock = -1 };
+	struct run r = { .broker_lock = -1, .vm_lock = -1, .watchdog = -1 };
 	int status = parse(argc, argv, &r);
 	struct error *error;
 

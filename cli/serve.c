@@ -63,7 +63,7 @@ static struct error *find_vm(const char *name, struct vm_facts *ret, int *ret_pi
 
 static struct error *serve(struct serve *s, struct loop *loop)
 {
-	struct broker_options options = { .name = s->name, .tcp = s->tcp, .no_ram = s->no_ram, .check_ram = s->check_ram, .on_up = on_up, .arg = s };
+	struct broker_options options = { .name = s->name, .tcp = s->tcp, .no_ram = s->no_ram, .check_ram = s->check_ram, .watchdog_fd = -1, .on_up = on_up, .arg = s };
 	struct broker *broker = NULL;
 	struct vm_facts facts;
 	int lock = -1, pid = 0;

@@ -16,6 +16,7 @@
 #include "serve/client.h"
 #include "serve/ctl.h"
 #include "serve/guest_link.h"
+#include "serve/pause.h"
 #include "serve/ram_sock.h"
 #include "serve/session.h"
 #include "util/rundir.h"
@@ -628,6 +629,8 @@ static void add_remarks(struct broker *b, cJSON *remarks)
 
 	if (b->link->remark[0])
 		add_remark(remarks, b->link->remark);
+	if (b->link->pause && pause_is_in_force(b->link->pause))
+		add_remark(remarks, "paused by vmkd (--pause-when-silent); it runs again as soon as the guest is asked for something");
 	if (b->ram_sock_remark[0])
 		add_remark(remarks, b->ram_sock_remark);
 	if (b->link->refused_version) {
@@ -724,6 +727,8 @@ static void ctl_stats(void *arg, cJSON *ret)
 	add_number(ret, "seconds", (uint64_t)(time(NULL) - b->started));
 	add_link_stats(ret, &b->link->stats);
 	add_number(ret, "link_messages_refused", b->link->messages_refused);
+	add_number(ret, "pauses", b->link->pause ? b->link->pause->pauses : 0);
+	add_number(ret, "pauses_undone", b->link->pause ? b->link->pause->undone : 0);
 	add_session_stats(ret, &b->session.counters);
 	add_answers_stats(ret, &b->answers.counters);
 	clients = cJSON_AddObjectToObject(ret, "clients");
@@ -808,7 +813,7 @@ static struct error *start(struct broker *b, const struct broker_options *o)
 	if (!error && o->tcp)
 		error = listen_tcp(b, o->tcp);
 	if (!error && strcmp(o->link, "debugcon") == 0)
-		error = link_debugcon_create(b->loop, b->name, o->ram_id, &link_events, b, &b->link);
+		error = link_debugcon_create(b->loop, b->name, o->ram_id, o->pause_ms, o->watchdog_fd, &link_events, b, &b->link);
 	else if (!error)
 		error = link_hook_create(b->loop, b->name, &link_events, b, &b->link);
 	if (!error)

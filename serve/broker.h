@@ -6,6 +6,7 @@
 #define SERVE_BROKER_H
 
 #include <stdbool.h>
+#include <stdint.h>
 
 #include "util/error.h"
 #include "util/loop.h"
@@ -17,6 +18,8 @@ struct broker_options {
 	const char *tcp;  // ADDR:PORT to listen on besides kd.sock; NULL = do not
 	bool no_ram;      // do not answer from RAM
 	bool check_ram;   // nor here, but hold the guest's answers against it
+	uint32_t pause_ms; // debugcon: pause the VM when a stopped guest was given nothing for so long; 0 = never
+	int watchdog_fd;   // from watchdog_start (serve/watchdog.h), with pause_ms
 	int vm_pid;       // 0 = not known yet
 	// Called once when the VMM side is there for the first time; NULL = nobody asks.
 	void (*on_up)(void *arg, int vm_pid);

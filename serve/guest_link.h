@@ -33,6 +33,7 @@ struct guest_link_events {
 };
 
 struct guest_link;
+struct pause;
 
 struct guest_link_ops {
 	const char *name; // "hook", "debugcon"
@@ -60,6 +61,7 @@ struct guest_link {
 	uint32_t refused_version;  // AREA_VERSION of a guest module that this host does not speak, 0 = none, or registered since
 	uint64_t messages_refused; // of the VMM side, or doorbell bytes that mean nothing
 	struct link_stats stats;   // as of the last events.stats
+	const struct pause *pause; // of VMs that are paused while nothing is asked of them (serve/pause.h); NULL = this link does not pause
 	char remark[GUEST_LINK_REMARK_MAX]; // why something does not work, for `vmkd list`; "" = nothing
 };
 
@@ -69,7 +71,8 @@ ERROR_MUST_CHECK struct error *link_hook_create(struct loop *loop, const char *v
 						void *arg, struct guest_link **ret);
 
 // Attach to debugcon.sock and monitor.sock of this VM, and to its RAM, which is the memory backend `ram_id` of QEMU. As above.
-ERROR_MUST_CHECK struct error *link_debugcon_create(struct loop *loop, const char *vm_name, const char *ram_id,
+// pause_ms, watchdog_fd: for pause_init (serve/pause.h); 0, -1: never pause the VM.
+ERROR_MUST_CHECK struct error *link_debugcon_create(struct loop *loop, const char *vm_name, const char *ram_id, uint32_t pause_ms, int watchdog_fd,
 						    const struct guest_link_events *events, void *arg, struct guest_link **ret);
 
 #endif

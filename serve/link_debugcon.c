@@ -16,6 +16,7 @@
 #include "serve/doorbell.h"
 #include "serve/guest_link.h"
 #include "serve/guest_ram.h"
+#include "serve/pause.h"
 #include "serve/qmp.h"
 #include "serve/vmdir.h"
 #include "util/rundir.h"
@@ -45,6 +46,7 @@ struct link_debugcon {
 	struct doorbell doorbell;
 	struct qmp *qmp;
 	bool is_qmp_closed;
+	struct pause pause;
 
 	struct guest_ram ram;
 	uint32_t memory_generation;
@@ -123,24 +125,36 @@ static bool is_held_back(const struct link_debugcon *d)
 	return d->is_held && d->call.state == CALL_ST_COLLECTING && call_patience(&d->call) == CALL_WAITS_NOT;
 }
 
-static void drive(struct link_debugcon *d)
+// -> false: nothing to do.
+static bool drive_once(struct link_debugcon *d)
 {
 	struct call_message message;
 
-	while (!is_held_back(d)) {
-		switch (call_step(&d->call, now_ms(), &message)) {
-		case CALL_SEND:
-			// Sent first: what the session answers at once must find the wait open.
-			call_sent(&d->call);
-			give_message(d, &message);
-			break;
-		case CALL_ANSWER:
-			let_be(call_answer(&d->call)); // the guest reads it from its head
-			break;
-		default:
-			return;
-		}
+	switch (call_step(&d->call, now_ms(), &message)) {
+	case CALL_SEND:
+		// Sent first: what the session answers at once must find the wait open.
+		call_sent(&d->call);
+		give_message(d, &message);
+		return true;
+	case CALL_ANSWER:
+		let_be(call_answer(&d->call)); // the guest reads it from its head
+		return true;
+	default:
+		return false;
 	}
+}
+
+// A guest that waits may be paused; one that was given something must run.
+static void note_wait(struct link_debugcon *d)
+{
+	pause_note(&d->pause, call_is_awaited(&d->call));
+}
+
+static void drive(struct link_debugcon *d)
+{
+	while (!is_held_back(d) && drive_once(d))
+		;
+	note_wait(d);
 }
 
 // Inside an op: the answer is in the guest's head already; what else there is to say must wait for the loop.
@@ -148,6 +162,7 @@ static void settle_in_op(struct link_debugcon *d)
 {
 	if (call_is_answered(&d->call))
 		let_be(call_answer(&d->call)); // as above
+	note_wait(d);
 	if (!d->call.area.is_registered && !d->owed.is_armed)
 		loop_timer_arm(d->base.loop, &d->owed, 0);
 }
@@ -310,8 +325,8 @@ static void ask_map(struct link_debugcon *d)
 {
 	if (!d->qmp || d->is_map_asked || d->ram.fd < 0)
 		return;
-	d->is_map_asked = true;
-	qmp_execute(d->qmp, "{\"execute\":\"human-monitor-command\",\"arguments\":{\"command-line\":\"info mtree -f\"}}", take_map);
+	d->is_map_asked = qmp_execute(d->qmp, "{\"execute\":\"human-monitor-command\",\"arguments\":{\"command-line\":\"info mtree -f\"}}",
+				      take_map, d);
 }
 
 static uint64_t backend_size(const cJSON *list, const char *id)
@@ -355,11 +370,20 @@ static void look_after_pause(struct link_debugcon *d)
 	loop_timer_arm(d->base.loop, &d->scan, 0);
 }
 
+static void look_in_pause(void *arg)
+{
+	struct link_debugcon *d = arg;
+
+	if (call_look(&d->call))
+		drive(d);
+}
+
 static void on_qmp_event(void *arg, const char *name)
 {
 	struct link_debugcon *d = arg;
 	bool is_reset = strcmp(name, "RESET") == 0;
 
+	pause_event(&d->pause, name);
 	if (strcmp(name, "RESUME") == 0)
 		look_after_pause(d);
 	if (!is_reset && strcmp(name, "SHUTDOWN") != 0)
@@ -455,6 +479,7 @@ static void disconnect(struct link_debugcon *d)
 	if (d->fd >= 0)
 		close(d->fd);
 	d->fd = -1;
+	pause_disconnected(&d->pause);
 	qmp_destroy(d->qmp);
 	d->qmp = NULL;
 	d->is_qmp_closed = d->is_map_asked = d->is_hello_waiting = false;
@@ -510,7 +535,8 @@ static void on_retry(struct loop_timer *timer)
 	d->retries = 0;
 	d->base.pid = qmp_pid(d->qmp);
 	d->base.events->up(d->base.arg);
-	qmp_execute(d->qmp, "{\"execute\":\"query-memdev\"}", take_backends);
+	pause_connected(&d->pause, d->qmp);
+	(void)qmp_execute(d->qmp, "{\"execute\":\"query-memdev\"}", take_backends, d); // not sent: the connection is ending
 }
 
 // ---- Ops ----------------------------------------------------------------------------------------------------
@@ -573,6 +599,7 @@ static void debugcon_destroy(struct guest_link *link)
 	loop_remove(link->loop, &d->source);
 	if (d->fd >= 0)
 		close(d->fd);
+	pause_deinit(&d->pause);
 	qmp_destroy(d->qmp);
 	guest_ram_close(&d->ram);
 	free(d);
@@ -589,8 +616,8 @@ static const struct guest_link_ops debugcon_ops = {
 	.destroy = debugcon_destroy,
 };
 
-struct error *link_debugcon_create(struct loop *loop, const char *vm_name, const char *ram_id, const struct guest_link_events *events,
-				   void *arg, struct guest_link **ret)
+struct error *link_debugcon_create(struct loop *loop, const char *vm_name, const char *ram_id, uint32_t pause_ms, int watchdog_fd,
+				   const struct guest_link_events *events, void *arg, struct guest_link **ret)
 {
 	struct link_debugcon *d = calloc(1, sizeof(*d));
 	struct error *error;
@@ -610,10 +637,13 @@ struct error *link_debugcon_create(struct loop *loop, const char *vm_name, const
 	error = rundir_path(vm_name, "debugcon.sock", d->bell_path);
 	if (!error)
 		error = rundir_path(vm_name, "monitor.sock", d->monitor_path);
+	if (!error)
+		error = pause_init(&d->pause, loop, vm_name, pause_ms, watchdog_fd, look_in_pause, d);
 	if (error) {
 		free(d);
 		return error;
 	}
+	d->base.pause = &d->pause;
 	loop_timer_arm(loop, &d->retry, 0);
 	*ret = &d->base;
 	return NULL;

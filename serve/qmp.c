@@ -22,7 +22,10 @@ struct qmp {
 	int fd;
 	bool is_closing;
 	struct buf in, out;
-	qmp_answer_fn *answers[ANSWERS_MAX]; // oldest first
+	struct awaited {
+		qmp_answer_fn *fn;
+		void *arg;
+	} answers[ANSWERS_MAX]; // oldest first
 	unsigned answer_count;
 };
 
@@ -44,25 +47,26 @@ static void flush(struct qmp *q)
 	loop_change(q->loop, &q->source, q->out.len ? EPOLLIN | EPOLLOUT : EPOLLIN);
 }
 
-void qmp_execute(struct qmp *q, const char *command, qmp_answer_fn *answer)
+bool qmp_execute(struct qmp *q, const char *command, qmp_answer_fn *answer, void *arg)
 {
 	if (q->is_closing || q->answer_count == ANSWERS_MAX || !buf_put(&q->out, command, strlen(command)) || !buf_put(&q->out, "\n", 1))
-		return;
-	q->answers[q->answer_count++] = answer;
+		return false;
+	q->answers[q->answer_count++] = (struct awaited){ answer, arg };
 	flush(q);
+	return true;
 }
 
 static void take_answer(struct qmp *q, const cJSON *value)
 {
-	qmp_answer_fn *answer;
+	struct awaited answer;
 
 	if (!q->answer_count)
 		return;
 	answer = q->answers[0];
 	q->answer_count--;
 	memmove(q->answers, q->answers + 1, q->answer_count * sizeof(q->answers[0]));
-	if (answer)
-		answer(q->arg, value);
+	if (answer.fn)
+		answer.fn(answer.arg, value);
 }
 
 static void take_line(struct qmp *q, const char *line, size_t len)
@@ -144,7 +148,7 @@ struct error *qmp_create(struct loop *loop, const char *path, const struct qmp_e
 		qmp_destroy(q);
 		return error;
 	}
-	qmp_execute(q, "{\"execute\":\"qmp_capabilities\"}", NULL);
+	(void)qmp_execute(q, "{\"execute\":\"qmp_capabilities\"}", NULL, NULL); // the first command finds room
 	*ret = q;
 	return NULL;
 }

@@ -19,7 +19,7 @@ struct qmp_events {
 	void (*closed)(void *arg);                  // the connection has ended; call qmp_destroy, later
 };
 
-// The answer: the value of "return", or NULL when QEMU answered with an error. Borrowed.
+// The answer: the value of "return", or NULL when QEMU answered with an error. Borrowed. arg: qmp_execute's.
 typedef void qmp_answer_fn(void *arg, const cJSON *answer);
 
 // Connect to `path` and negotiate. -> NULL and *ret, or an error (nobody there).
@@ -27,8 +27,9 @@ ERROR_MUST_CHECK struct error *qmp_create(struct loop *loop, const char *path, c
 					  struct qmp **ret);
 void qmp_destroy(struct qmp *qmp); // NULL is fine; outstanding answers never come
 
-// command: the JSON text of a whole command, without newline. answer may be NULL. A connection that is closing swallows it.
-void qmp_execute(struct qmp *qmp, const char *command, qmp_answer_fn *answer);
+// command: the JSON text of a whole command, without newline. answer may be NULL; arg is for it. -> false: not sent (the connection is closing,
+// or QEMU has left too many commands unanswered); the answer never comes then.
+bool qmp_execute(struct qmp *qmp, const char *command, qmp_answer_fn *answer, void *arg);
 
 // Take what has arrived, now: so that a RESET is known before what came after it by another way.
 void qmp_drain(struct qmp *qmp);

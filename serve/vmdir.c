@@ -116,6 +116,17 @@ struct error *vmdir_lock_broker(const char *name, int *ret_fd)
 	return error_create(EBUSY, "%s is already served by pid %d: use `vmkd kd vm:%s`, or end that process first", name, pid, name);
 }
 
+// The last VM of this name may have died in a pause (serve/pause.h).
+static void forget_pause(const char *name)
+{
+	char path[RUNDIR_PATH_MAX];
+	struct error *error = rundir_path(name, "paused", path);
+
+	if (!error)
+		unlink(path); // mostly not there
+	error_free(error);
+}
+
 struct error *vmdir_lock_vm(const char *name, int *ret_fd)
 {
 	char path[RUNDIR_PATH_MAX];
@@ -130,6 +141,7 @@ struct error *vmdir_lock_vm(const char *name, int *ret_fd)
 	error = lock_file(path, ret_fd, &pid);
 	if (!error) {
 		write_pid(*ret_fd, getpid());
+		forget_pause(name);
 		return NULL;
 	}
 	if (error->code != EBUSY)
@@ -258,7 +270,7 @@ static bool is_young(const char *folder)
 static void remove_files(const char *folder)
 {
 	static const char *const files[] = { "kd.sock", "ctl.sock", "vmm.sock", "ram.sock", "qmp.sock", "monitor.sock", "debugcon.sock",
-					     "vm.json", "vm.json.new", "vm.lock", "lock" };
+					     "vm.json", "vm.json.new", "vm.lock", "lock", "paused" };
 	char path[RUNDIR_PATH_MAX + 32];
 
 	for (size_t i = 0; i < sizeof(files) / sizeof(files[0]); i++) {
