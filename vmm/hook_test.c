@@ -85,7 +85,7 @@ static void kick_out(void)
 
 static void end_broker(struct broker *b)
 {
-	close(b->fd);
+	broker_close(b);
 	wait_until_free();
 }
 
@@ -400,6 +400,220 @@ static void lost_memory_ends_the_registration(void **state)
 	load_call(CALL_POLL, 0, 0);
 	assert_code(CODE_OK);
 	end_broker(&b);
+}
+
+// ---- Where the RAM is ------------------------------------------------------------------------------
+
+static void deliver_and_end(struct broker *b)
+{
+	broker_deliver(b, 0, request, sizeof(request));
+	assert_int_equal(cpu_end(&m.cpu[0]), RUN_DONE);
+	assert_int_equal(result(), RESULT_TAG | CODE_OK);
+	assert_request_taken();
+}
+
+static void assert_both_slots(const struct broker *b)
+{
+	const struct link_memory *l = &b->memory;
+	assert_int_equal(l->piece_count, 2);
+	assert_int_equal(l->file_count, 1);
+	assert_int_equal(l->is_cut, 0);
+	assert_true(l->pieces[0].gpa == 0 && l->pieces[0].size == RAM_SIZE && l->pieces[0].at == RAM_FILE_OFFSET && l->pieces[0].file == 0);
+	assert_true(l->pieces[1].gpa == EXTRA_GPA && l->pieces[1].size == EXTRA_SIZE && l->pieces[1].at == (uintptr_t)m.extra &&
+	            l->pieces[1].file == LINK_MEMORY_REMOTE);
+}
+
+static void assert_only_ram(const struct broker *b)
+{
+	assert_int_equal(b->memory.piece_count, 1);
+	assert_true(b->memory.pieces[0].gpa == 0 && b->memory.pieces[0].size == RAM_SIZE && b->memory.pieces[0].file == 0);
+}
+
+static unsigned open_descriptors(void)
+{
+	unsigned count = 0;
+	for (int fd = 0; fd < 1024; fd++)
+		count += fcntl(fd, F_GETFD) >= 0;
+	return count;
+}
+
+static void the_broker_learns_where_ram_is_before_the_first_wait(void **state)
+{
+	(void)state;
+	struct broker b;
+	broker_attach(&b);
+	register_area();
+	(void)broker_stats(&b);
+	assert_int_equal(b.memory_count, 0); // nobody needs it while the guest runs
+	start_wait(&b);
+	assert_int_equal(b.memory_count, 1);
+	assert_both_slots(&b);
+	uint8_t seen[AREA_PAGE_SIZE];
+	assert_int_equal(pread(b.memory_fds[0], seen, sizeof(seen), RAM_FILE_OFFSET + CODE), sizeof(seen));
+	assert_memory_equal(seen, m.ram + CODE, sizeof(seen));
+	assert_int_equal(fcntl(b.memory_fds[0], F_GETFL) & O_ACCMODE, O_RDONLY);
+	// This program is the broker, too: the same user. With Yama it depends on who may trace whom.
+	if (access("/proc/sys/kernel/yama/ptrace_scope", F_OK))
+		assert_int_equal(b.memory.is_permitted, 1);
+	deliver_and_end(&b);
+	start_wait(&b);
+	assert_int_equal(b.memory_count, 1); // nothing has changed
+	deliver_and_end(&b);
+	end_broker(&b);
+	broker_attach(&b);
+	start_wait(&b);
+	assert_int_equal(b.memory_count, 1); // the next broker knows nothing yet
+	assert_both_slots(&b);
+	deliver_and_end(&b);
+	end_broker(&b);
+}
+
+static void a_wait_without_a_packet_tells_it_too(void **state)
+{
+	(void)state;
+	struct broker b;
+	broker_attach(&b);
+	register_area();
+	load_call(CALL_EXCHANGE, CALL_F_WAIT, KD_PACKET_MANIPULATE);
+	cpu_start(&m.cpu[0]);
+	while (broker_read(&b) != LINK_WAIT)
+		assert_int_not_equal(b.head.type, 0);
+	assert_int_equal(b.memory_count, 1);
+	assert_both_slots(&b);
+	deliver_and_end(&b);
+	end_broker(&b);
+}
+
+static void changed_slots_are_told_before_the_next_wait(void **state)
+{
+	(void)state;
+	struct broker b;
+	broker_attach(&b);
+	register_area();
+	start_wait(&b);
+	deliver_and_end(&b);
+	assert_int_equal(set_slot(1, 0, 0, NULL), 0);
+	(void)broker_stats(&b);
+	assert_int_equal(b.memory_count, 1);
+	start_wait(&b);
+	assert_int_equal(b.memory_count, 2);
+	assert_only_ram(&b);
+	assert_int_equal(b.memory.is_permitted, 0); // nothing is to be read in this process
+	deliver_and_end(&b);
+	assert_int_equal(set_slot(1, EXTRA_GPA, EXTRA_SIZE, m.extra), 0);
+	start_wait(&b);
+	assert_int_equal(b.memory_count, 3);
+	assert_both_slots(&b);
+	deliver_and_end(&b);
+	end_broker(&b);
+}
+
+static void log_dirty_pages(uint32_t flags)
+{
+	struct kvm_userspace_memory_region r = {
+		.slot = 1, .flags = flags, .guest_phys_addr = EXTRA_GPA, .memory_size = EXTRA_SIZE, .userspace_addr = (uintptr_t)m.extra,
+	};
+	assert_int_equal(ioctl(m.vm_fd, KVM_SET_USER_MEMORY_REGION, &r), 0);
+}
+
+static void changes_during_a_wait_are_told_at_once(void **state)
+{
+	(void)state;
+	struct broker b;
+	broker_attach(&b);
+	register_area();
+	start_wait(&b);
+	unsigned before = open_descriptors();
+	for (int i = 0; i < 3; i++) {
+		if (i == 2)
+			kick_out(); // the VMM has the vCPU: the guest still is in its wait
+		assert_int_equal(set_slot(1, 0, 0, NULL), 0);
+		broker_read_memory(&b);
+		assert_int_equal(b.memory.piece_count, 0); // withdrawn before it went
+		assert_int_equal(b.memory.file_count, 0);
+		broker_read_memory(&b);
+		assert_only_ram(&b);
+		assert_int_equal(set_slot(1, EXTRA_GPA, EXTRA_SIZE, m.extra), 0);
+		broker_read_memory(&b); // more of it withdraws nothing
+		assert_both_slots(&b);
+	}
+	uint32_t told = b.memory_count;
+	log_dirty_pages(KVM_MEM_LOG_DIRTY_PAGES); // moves nothing
+	log_dirty_pages(0);
+	assert_int_equal(open_descriptors(), before);
+	cpu_start(&m.cpu[0]);
+	deliver_and_end(&b);
+	(void)broker_stats(&b);
+	assert_int_equal(b.memory_count, told);
+	end_broker(&b);
+}
+
+static void *swap_slots(void *arg)
+{
+	const bool *is_over = arg;
+	while (!__atomic_load_n(is_over, __ATOMIC_ACQUIRE)) {
+		if (set_slot(1, 0, 0, NULL) || set_slot(1, EXTRA_GPA, EXTRA_SIZE, m.extra))
+			return arg;
+		usleep(300);
+	}
+	return NULL;
+}
+
+// Slots come and go while the guest waits and runs. However the two meet, the broker ends up with the truth.
+static void slots_that_keep_changing_are_followed(void **state)
+{
+	(void)state;
+	struct broker b;
+	pthread_t thread;
+	bool is_over = false;
+	void *failed;
+	broker_attach(&b);
+	register_area();
+	assert_int_equal(pthread_create(&thread, NULL, swap_slots, &is_over), 0);
+	for (int i = 0; i < 100; i++) {
+		start_wait(&b);
+		assert_true(b.memory_count > 0);
+		deliver_and_end(&b);
+	}
+	__atomic_store_n(&is_over, true, __ATOMIC_RELEASE);
+	pthread_join(thread, &failed);
+	assert_null(failed);
+	start_wait(&b);
+	assert_both_slots(&b);
+	deliver_and_end(&b);
+	end_broker(&b);
+	for (int fd = 0; fd < 1024; fd++) { // a second descriptor of the RAM's file is one that the library has kept
+		struct stat st;
+		char path[64], name[64];
+		snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+		ssize_t len = readlink(path, name, sizeof(name) - 1);
+		name[len > 0 ? len : 0] = 0;
+		if (!fstat(fd, &st) && strstr(name, "memfd:ram"))
+			assert_int_equal(fcntl(fd, F_GETFL) & O_ACCMODE, O_RDWR);
+	}
+}
+
+// What the hook asks of KVM at every exit: nothing, as long as no module is registered.
+static void registers_are_asked_for_only_while_a_module_is_there(void **state)
+{
+	(void)state;
+	const struct kvm_run *run = m.cpu[0].run;
+	load_block(CALL_POLL, 0, 0, 0);
+	m.cpu[0].block->ecx = 0; // not for us
+	assert_int_equal(cpu_run(&m.cpu[0]), RUN_LEFT_TO_VMM);
+	assert_int_equal(cpu_run(&m.cpu[0]), RUN_DONE);
+	assert_int_equal(run->kvm_valid_regs, 0);
+	register_area();
+	load_call(CALL_POLL, 0, 0);
+	assert_code(CODE_NOBODY);
+	int sync = ioctl(m.vm_fd, KVM_CHECK_EXTENSION, KVM_CAP_SYNC_REGS);
+	if (sync > 0 && sync & KVM_SYNC_X86_REGS && sync & KVM_SYNC_X86_SREGS)
+		assert_int_equal(run->kvm_valid_regs, KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS);
+	load_call(CALL_UNREGISTER, 0, 0);
+	assert_code(CODE_OK);
+	load_call(CALL_POLL, 0, 0);
+	assert_code(CODE_REREGISTER);
+	assert_int_equal(run->kvm_valid_regs, 0);
 }
 
 static void set_reset_state(void)
@@ -752,6 +966,12 @@ int main(int argc, char **argv)
 		cmocka_unit_test_teardown(a_droppable_wait_ends_without_a_broker, leave_area),
 		cmocka_unit_test_teardown(a_stopped_broker_stops_nobody, leave_area),
 		cmocka_unit_test_teardown(lost_memory_ends_the_registration, leave_area),
+		cmocka_unit_test_teardown(the_broker_learns_where_ram_is_before_the_first_wait, leave_area),
+		cmocka_unit_test_teardown(a_wait_without_a_packet_tells_it_too, leave_area),
+		cmocka_unit_test_teardown(changed_slots_are_told_before_the_next_wait, leave_area),
+		cmocka_unit_test_teardown(changes_during_a_wait_are_told_at_once, leave_area),
+		cmocka_unit_test_teardown(slots_that_keep_changing_are_followed, leave_area),
+		cmocka_unit_test_teardown(registers_are_asked_for_only_while_a_module_is_there, leave_area),
 		cmocka_unit_test(a_reset_ends_the_registration),
 		cmocka_unit_test_teardown(last_words_wait_for_a_slow_broker, leave_area),
 		cmocka_unit_test_teardown(a_triple_fault_leaves_the_last_words, leave_area),

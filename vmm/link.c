@@ -308,14 +308,14 @@ static void settle_memory(void)
 
 // ---- Messages -----------------------------------------------------------------------------------
 
-static bool is_wait(const struct link_head *head)
+bool link_is_wait(const struct link_head *head)
 {
 	return head->type == LINK_WAIT || head->flags & LINK_F_WAITS;
 }
 
 int link_send(const struct call_message *message)
 {
-	int outcome = is_wait(&message->head) ? tell_memory() : LINK_SENT;
+	int outcome = link_is_wait(&message->head) ? tell_memory() : LINK_SENT;
 	if (outcome == LINK_SENT)
 		outcome = send_bytes(&message->head, message->body, NULL, 0);
 	if (outcome == LINK_SENT)

@@ -31,6 +31,9 @@ enum link_send_outcome {
 	LINK_HELD = 3, // a wait, whose broker has to learn first where the RAM is: the thread looks, and wakes the sleeper when it knows
 };
 
+// True: this message tells of a wait, alone or with a packet.
+bool link_is_wait(const struct link_head *head);
+
 // Hand a message of call_step to the broker, whole or not at all. -> enum link_send_outcome.
 int link_send(const struct call_message *message);
 

@@ -7,6 +7,7 @@
 
 #include "vmm/freeze.h"
 #include "vmm/link.h"
+#include "vmm/nested.h"
 
 // How long a call that need not wait is held up by a broker that does not read. A busy broker catches up
 // within that; a stopped one must not stop a running guest.
@@ -112,8 +113,10 @@ static bool wait_for_packet(const struct vcpu *v)
 }
 
 // -> true: kicked.
-static bool send_or_sleep(const struct vcpu *v, const struct call_message *message)
+static bool send_or_sleep(const struct vcpu *v, struct call_message *message)
 {
+	if (link_is_wait(&message->head) && nested_is_on(v, message->head.cr4, message->head.efer))
+		message->head.flags |= LINK_F_NESTED;
 	switch (link_send(message)) {
 	case LINK_FULL:
 		return wait_for_room(v);

@@ -74,6 +74,12 @@ static void close_memory(struct broker *b)
 	b->memory = (struct link_memory){ 0 };
 }
 
+void broker_close(struct broker *b)
+{
+	close_memory(b);
+	close(b->fd);
+}
+
 static void note_memory(struct broker *b, const int *fds, int count)
 {
 	assert_in_range(b->head.body_len, offsetof(struct link_memory, pieces), sizeof(b->memory));

@@ -23,6 +23,8 @@ int broker_connect(void);
 // Connect and take the greeting; broker_attach also attaches, which the library sees in its own time.
 struct link_hello broker_hello(struct broker *b);
 struct link_hello broker_attach(struct broker *b);
+// Close the connection and what came with LINK_MEMORY.
+void broker_close(struct broker *b);
 // One message; body may be NULL when head.body_len is 0.
 void broker_send(struct broker *b, struct link_head head, const void *body);
 // The next message; its type, or 0 at the end of the stream. LINK_MEMORY is noted and passed over, except by broker_read_memory, for

@@ -14,6 +14,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <time.h>
+#include <unistd.h>
 
 struct machine m;
 
@@ -184,8 +185,11 @@ void machine_create(int kvm_fd)
 	m.vm_fd = ioctl(kvm_fd, KVM_CREATE_VM, 0);
 	assert_true(m.vm_fd >= 0);
 	m.run_size = ioctl(kvm_fd, KVM_GET_VCPU_MMAP_SIZE, 0);
-	m.ram = mmap(NULL, RAM_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	m.extra = mmap(NULL, EXTRA_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	int ram_fd = memfd_create("ram", MFD_CLOEXEC);
+	assert_int_equal(ftruncate(ram_fd, RAM_FILE_OFFSET + RAM_SIZE), 0);
+	m.ram = mmap(NULL, RAM_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, ram_fd, RAM_FILE_OFFSET);
+	m.extra = mmap(NULL, EXTRA_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	assert_true(m.ram != MAP_FAILED && m.extra != MAP_FAILED);
 	assert_int_equal(set_slot(0, 0, RAM_SIZE, m.ram), 0);
 	assert_int_equal(set_slot(1, EXTRA_GPA, EXTRA_SIZE, m.extra), 0);
 	write_tables();

@@ -12,6 +12,7 @@
 #include "vmm/fake_guest.h"
 
 #define RAM_SIZE (4u << 20)
+#define RAM_FILE_OFFSET 0x3000u // RAM is a memfd, from there on; the rest is anonymous
 #define EXTRA_GPA (16u << 20) // a second slot, for areas whose memory goes away
 #define EXTRA_SIZE (1u << 20)
 #define TABLES 0x2000u // page tables: PML4, PDPT, PD
