@@ -1,215 +1,131 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Runs benchmarks/kdbench against the test kernel in each configuration and writes medians, spreads and ratios. Called by ./bench."""
-import csv
+"""Measures every row of docs/performance.md beside its floor in one run. Called by ./bench."""
+import argparse
 import datetime
 import os
 import platform
 import re
-import statistics
 import subprocess
 import sys
+import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
-from vm import BUILD, Hang, Vm, kvm, wait_for  # noqa: E402
+import rows_memory
+import rows_packets
+import rows_running
+import show
+from figures import Results
+from machines import BUILD, ROOT, VMKD, kvm
+from vm import Hang
 
-OUT = BUILD / "bench"
-CLIENT = BUILD / "benchmarks" / "kdbench"
-ADDRESS = 0xFFFF800000200000  # the test kernel's direct map of RAM, at 2 MiB
-RUNS = 5
-MIB = 1 << 20
-
-
-class Figure:
-    """One measured quantity of one configuration: its runs in nanoseconds, shown in `unit`."""
-
-    def __init__(self, config, metric, runs_ns, unit, convert):
-        self.config, self.metric, self.unit = config, metric, unit
-        self.values = [convert(ns) for ns in runs_ns]
-        self.median = statistics.median(self.values)
-
-    def text(self):
-        low, high = min(self.values), max(self.values)
-        return f"{self.median:,.1f} {self.unit} ({low:,.1f} .. {high:,.1f})"
-
-
-def client(*arguments):
-    """Runs kdbench; {metric: [nanoseconds of each run]}."""
-    done = subprocess.run([CLIENT, *map(str, arguments)], capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"kdbench {' '.join(map(str, arguments))}: {done.stderr.strip()}")
-    result = {}
-    for line in done.stdout.splitlines():
-        metric, value = line.split()
-        result.setdefault(metric, []).append(int(value))
-    return result
+# Rows that are measured together, in the order in which they are run.
+PARTS = [
+    ((1, 2, 3, 4), rows_packets.measure),
+    ((5, 6), rows_memory.measure_reads),
+    ((7,), rows_running.measure_idle),
+    ((8,), rows_running.measure_prints),
+    ((9, 10), rows_running.measure_stopped),
+    ((11,), rows_running.measure_break_in),
+    ((12,), rows_running.measure_bystander),
+    ((13,), rows_memory.measure_clients),
+    ((14,), rows_memory.measure_shared),
+]
+ALL_ROWS = [row for rows, _ in PARTS for row in rows]
 
 
-def target(config, accelerator, link, rounds, size):
-    """Boots the test kernel and measures it through its KDCOM socket."""
-    print(f"measuring {config} ...", file=sys.stderr, flush=True)
-    with Vm(f"bench-{link}", "--arch", "x64", "--cpus", "1", "--accel", accelerator, "--link", link) as vm:
-        runs = client("kd", f"unix:{vm.kd_socket()}", f"{ADDRESS:x}", RUNS, rounds, size)
-    return [Figure(config, "4-byte read", runs["read4"], "us", lambda ns: ns / 1e3),
-            Figure(config, "bulk read", runs["bulk"], "KB/s", lambda ns: size / 1024 / (ns / 1e9))]
+class Bench:
+    """What the parts need to know of this run."""
+
+    def __init__(self, quick, rows, kvm_kind):
+        self.quick, self.rows, self.kvm = quick, rows, kvm_kind
+        self.runs = 3 if quick else 7
+        self.help = subprocess.run([VMKD, "run", "--help"], capture_output=True, text=True).stdout
+
+    def wants(self, *rows):
+        return any(row in self.rows for row in rows)
+
+    def say(self, text):
+        print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+
+    def knows_pause(self):
+        return "--pause-when-silent" in self.help
+
+    def knows_private(self):
+        return "--private-ram" in self.help
 
 
-def floor_guest(letter, accelerator, *devices, environment=None, name="floor"):
-    """The floor guest's QEMU, as a context: its folder has chardev.sock and ram."""
-    return FloorGuest(letter, accelerator, devices, environment or {}, name)
+def row_list(text):
+    rows = [int(word) if word.isdigit() else 0 for word in text.split(",")]
+    if not all(row in ALL_ROWS for row in rows):
+        raise argparse.ArgumentTypeError(f"rows are numbers from {ALL_ROWS[0]} to {ALL_ROWS[-1]} with commas between, got '{text}'")
+    return rows
 
 
-class FloorGuest:
-    def __init__(self, letter, accelerator, devices, environment, name):
-        import tempfile
-        self.folder = Path(tempfile.mkdtemp(prefix="vmkd-bench-"))
-        ram = self.folder / "ram"
-        with open(ram, "wb") as file:
-            file.truncate(64 << 20)
-        self.command = ["qemu-system-x86_64", "-machine", "pc,memory-backend=ram", "-m", "64M", "-object",
-                        f"memory-backend-file,id=ram,size=64M,mem-path={ram},share=on", "-accel", accelerator,
-                        "-kernel", BUILD / "benchmarks" / "floor.elf", "-append", letter, "-bios", "qboot.rom",
-                        "-display", "none", "-nodefaults", "-chardev",
-                        f"socket,id=c,path={self.folder}/chardev.sock,server=on,wait=on", *devices]
-        self.env = {**os.environ, "VMKD_RUNTIME_DIR": str(self.folder), "VMKD_NAME": name, **environment}
-
-    def __enter__(self):
-        self.process = subprocess.Popen(list(map(str, self.command)), env=self.env, stdin=subprocess.DEVNULL,
-                                        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        wait_for("the floor guest", (self.folder / "chardev.sock").exists, 60, self.process)
-        return self.folder
-
-    def __exit__(self, *ignored):
-        import shutil
-        self.process.kill()
-        self.process.wait()
-        shutil.rmtree(self.folder, ignore_errors=True)
+def options():
+    parser = argparse.ArgumentParser(prog="./bench", description="measures vmkd beside floors and the serial yardstick; rows: docs/performance.md")
+    parser.add_argument("--quick", action="store_true", help="fewer runs and less data: for a look, not for figures")
+    parser.add_argument("--rows", type=row_list, default=ALL_ROWS, metavar="N,M", help="these rows only")
+    parser.add_argument("--readme", action="store_true", help="renew the figures in README.md and docs/performance.md and the picture docs/bench.svg")
+    parser.add_argument("--out", type=Path, default=BUILD / "bench", metavar="FOLDER", help="where the table, the CSV and the picture go (build/bench)")
+    given = parser.parse_args()
+    if given.readme and given.rows != ALL_ROWS:
+        parser.error("--readme needs every row")
+    return given
 
 
-def echo_floor(rounds):
-    return Figure("floor", "bare echo, Unix socket", client("echo", RUNS, rounds)["echo"], "us", lambda ns: ns / 1e3)
-
-
-def doorbell_floor(rounds):
-    devices = ["-device", "isa-debugcon,iobase=0x565a,readback=0x4b,chardev=c"]
-    with floor_guest("d", "tcg", *devices) as folder:
-        runs = client("doorbell", folder / "chardev.sock", folder / "ram", RUNS, rounds)["doorbell"]
-    return Figure("floor", "bare doorbell, TCG", runs, "us", lambda ns: ns / 1e3)
-
-
-def port_floor():
-    devices = ["-device", "isa-debugcon,iobase=0xe9,chardev=c"]
-    with floor_guest("p", "kvm", *devices, environment={"LD_PRELOAD": str(BUILD / "libvmkd-vmm.so")}) as folder:
-        (folder / "floor").mkdir(mode=0o700, exist_ok=True)
-        runs = client("port", folder / "chardev.sock", RUNS, 5)["port"]
-    return Figure("floor", "bare port call, KVM hook", runs, "us", lambda ns: ns / 1e3)
-
-
-def ratio(serial, fast):
-    return serial.median / fast.median if fast.unit == "us" else fast.median / serial.median
-
-
-def measure(quick, kvm_kind):
-    figures = [echo_floor(2000 if quick else 20000), doorbell_floor(2000 if quick else 20000)]
-    rounds = 50 if quick else 300
-    figures += target("TCG, serial", "tcg", "serial", min(rounds, 100), MIB // 8 if quick else MIB)
-    figures += target("TCG, vmkd debugcon", "tcg", "debugcon", rounds, MIB)
-    if kvm_kind != "missing":
-        # An interpreted UART moves about 10 KB/s: 1 MiB five times over would take ten minutes and say the same.
-        size = 32 << 10 if kvm_kind == "software" or quick else MIB
-        figures.append(port_floor())
-        figures += target("KVM, serial", "kvm", "serial", 20 if kvm_kind == "software" else rounds, size)
-        figures += target("KVM, vmkd hook", "kvm", "hook", rounds, MIB)
-    return figures
-
-
-def find(figures, config, metric):
-    return next((f for f in figures if f.config == config and f.metric == metric), None)
-
-
-def pairs(figures):
-    """(title, serial, vmkd) of each accelerator that was measured."""
-    for accelerator, link in (("TCG", "debugcon"), ("KVM", "hook")):
-        for metric in ("4-byte read", "bulk read"):
-            serial, fast = find(figures, f"{accelerator}, serial", metric), find(figures, f"{accelerator}, vmkd {link}", metric)
-            if serial and fast:
-                yield accelerator, link, metric, serial, fast
-
-
-def table(figures, kvm_kind):
-    lines = [f"{'':6}{'':14}{'ratio':>8}   {'vmkd':38}{'serial'}"]
-    for accelerator, link, metric, serial, fast in pairs(figures):
-        remark = " (software KVM: says nothing about real hardware)" if accelerator == "KVM" and kvm_kind == "software" else ""
-        lines.append(f"{accelerator:6}{metric:14}{ratio(serial, fast):7.1f}x   {fast.text():38}{serial.text()}{remark}")
-    lines.append("floors, medians of the same run:")
-    for figure in figures:
-        if figure.config == "floor":
-            remark = " (software KVM)" if "KVM" in figure.metric and kvm_kind == "software" else ""
-            lines.append(f"  {figure.metric:28}{figure.text()}{remark}")
-    return "\n".join(lines)
-
-
-def write_csv(figures, kvm_kind):
-    with open(OUT / "bench.csv", "w", newline="") as file:
-        rows = csv.writer(file)
-        rows.writerow(["config", "metric", "unit", "run", "value", "kvm"])
-        for figure in figures:
-            for run, value in enumerate(figure.values, 1):
-                rows.writerow([figure.config, figure.metric, figure.unit, run, f"{value:.3f}", kvm_kind])
-
-
-def markdown(figures, kvm_kind):
-    """The figures that may be shown: nothing of a software KVM."""
-    lines = ["| accelerator | what | vmkd | serial | ratio |", "|---|---|--:|--:|--:|"]
-    for accelerator, link, metric, serial, fast in pairs(figures):
-        if accelerator == "KVM" and kvm_kind == "software":
-            continue
-        lines.append(f"| {accelerator} ({link}) | {metric} | {fast.median:,.1f} {fast.unit} | {serial.median:,.1f} {serial.unit} "
-                     f"| {ratio(serial, fast):.1f}x |")
-    floors = [f for f in figures if f.config == "floor" and not ("KVM" in f.metric and kvm_kind == "software")]
-    lines += ["", "Floors of the same run: " + "; ".join(f"{f.metric} {f.median:,.1f} {f.unit}" for f in floors) + "."]
+def host_facts(kind, remark):
     cpu = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
-    lines += ["", f"Medians of {RUNS} runs, test kernel x64 with one vCPU, {os.cpu_count()} host CPUs ({cpu.group(1).strip() if cpu else platform.machine()}), "
-              f"{datetime.date.today().isoformat()}. `./bench` measures it again; spreads are in its table."]
-    return "\n".join(lines)
+    private, shared = rows_memory.huge_pages()
+    return [("cpu", cpu.group(1).strip() if cpu else platform.machine()), ("cpus", os.cpu_count()), ("kernel", platform.release()),
+            ("kvm", f"{kind} {remark}".strip()), ("huge pages, private", private), ("huge pages, shared", shared)]
 
 
-def renew(path, text):
-    """Puts the text between the page's marks."""
-    page = path.read_text()
-    new, count = re.subn(r"(<!-- bench -->\n).*?(<!-- /bench -->)", lambda m: m.group(1) + text + "\n" + m.group(2), page, flags=re.S)
-    if count != 1:
-        raise RuntimeError(f"{path.name} has no place for figures (<!-- bench --> ... <!-- /bench -->)")
-    path.write_text(new)
+def measure(bench):
+    results = Results()
+    for rows, part in PARTS:
+        if not bench.wants(*rows):
+            continue
+        try:
+            part(bench, results)
+        except (Hang, RuntimeError, OSError, KeyError, subprocess.TimeoutExpired) as problem:
+            # The other rows are still worth having, and this one says why it is missing.
+            results.lacks(", ".join(str(row) for row in rows if row in bench.rows), f"{type(problem).__name__}: {problem}")
+    results.lines = [line for line in results.lines if int(line.row) in bench.rows]
+    return results
+
+
+def renew_pages(results, facts, bench):
+    known = dict(facts)
+    text = (f"Medians of {bench.runs} runs; test kernel x64, one vCPU unless stated; {known['cpus']} host CPUs ({known['cpu']}), Linux {known['kernel']}, "
+            f"{datetime.date.today().isoformat()}. `./bench` measures it again; spreads and every single value are in its table and its CSV.")
+    for page in ("README.md", "docs/performance.md"):
+        show.renew(ROOT / page, show.markdown(results, text))
+        print(f"renewed {page}")
+    if show.plot(results, ROOT / "docs" / "bench.svg"):
+        print("renewed docs/bench.svg")
 
 
 def main():
-    known = {"--quick", "--readme"}
-    options = set(sys.argv[1:])
-    if options - known:
-        print(f"./bench: unknown option {' '.join(sorted(options - known))}; there are --quick and --readme", file=sys.stderr)
-        return 2
-    OUT.mkdir(parents=True, exist_ok=True)
+    given = options()
+    given.out.mkdir(parents=True, exist_ok=True)
     kind, remark = kvm()
-    print(f"KVM: {kind} ({remark}{' ns an instruction' if kind != 'missing' else ''})")
-    figures = measure("--quick" in options, kind)
-    text = table(figures, kind)
-    (OUT / "bench.txt").write_text(text + "\n")
-    write_csv(figures, kind)
+    bench = Bench(given.quick, given.rows, kind)
+    facts = host_facts(kind, remark)
+    results = measure(bench)
+    text = "\n".join([*(f"{name}: {value}" for name, value in facts), show.table(results, kind == "software")])
+    (given.out / "bench.txt").write_text(text + "\n")
+    results.write_csv(given.out / "bench.csv", facts)
     print(text)
-    print("build/bench/bench.txt, build/bench/bench.csv")
-    if "--readme" in options:
-        for page in ("README.md", "docs/performance.md"):
-            renew(ROOT / page, markdown(figures, kind))
-            print(f"renewed {page}")
-    return 0
+    drawn = show.plot(results, given.out / "bench.svg")
+    print(f"{given.out}: bench.txt, bench.csv{', bench.svg' if drawn else ''}")
+    if given.readme:
+        if results.missing:
+            print("./bench: rows are missing (above); README.md and docs/performance.md stay as they were", file=sys.stderr)
+            return 1
+        renew_pages(results, facts, bench)
+    return 1 if results.missing else 0
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except (Hang, RuntimeError, OSError) as problem:
-        print(f"./bench: {problem}", file=sys.stderr)
-        sys.exit(1)
+    sys.exit(main())

@@ -2,13 +2,18 @@
 /*
  * The guest of the floors: 32-bit, no paging, CPL 0, started by PVH. What it does is the first letter of its command line:
  *
- *   p   bare port calls: for ever { mark to port 0xE9; PORT_CALLS times `in eax, dx` as wire/portcall.h has it }. The function is
+ *   p   bare port calls: for ever { mark to port 0xE9; CALLS times `in eax, dx` as wire/portcall.h has it }. The function is
  *       CALL_POLL of an area that was never registered, so the host refuses at once: exit, handler, entry and nothing else.
+ *   i   bare port input: the same with `in al, 0xE9`, which the VMM answers and nobody else.
  *   d   bare doorbells: for ever { one byte to port 0x565A; spin until the word at 2 MiB has changed }.
+ *   m   memory: write to each page of MEMORY once, in order; then for ever { mark; TOUCHES times add to a word of a random page }.
  *
- * The host side is kdbench, which takes the times.
+ * The host side is kdbench, which takes the times; benchmarks/machines.py knows the numbers.
  */
-    .set PORT_CALLS, 2000
+    .set CALLS, 2000
+    .set TOUCHES, 1 << 20
+    .set MEMORY, 16 << 20           /* where it begins */
+    .set MEMORY_PAGES, 1 << 17      /* 512 MiB */
 
     .section .note.Xen, "a"
     .align 4
@@ -24,12 +29,16 @@ start:
     movb (%esi), %al
     cmpb $'d', %al
     je doorbells
+    cmpb $'i', %al
+    je port_inputs
+    cmpb $'m', %al
+    je memory
 
 port_calls:
     movw $0xE9, %dx
     movb $'M', %al
     outb %al, %dx
-    movl $PORT_CALLS, %ebp
+    movl $CALLS, %ebp
 1:  movl $0x564D5868, %eax
     movl $0x00034BDD, %ecx  /* CALL_POLL << 16 | PORTCALL_COMMAND */
     movl $0x5658, %edx
@@ -39,13 +48,52 @@ port_calls:
     jnz 1b
     jmp port_calls
 
+port_inputs:
+    movw $0xE9, %dx
+    movb $'M', %al
+    outb %al, %dx
+    movl $CALLS, %ebp
+2:  inb %dx, %al
+    decl %ebp
+    jnz 2b
+    jmp port_inputs
+
 doorbells:
     movl $0x200000, %edi
     movw $0x565A, %dx
-2:  movl (%edi), %ecx
+3:  movl (%edi), %ecx
     movb $0x52, %al
     outb %al, %dx
-3:  pause
+4:  pause
     cmpl (%edi), %ecx
-    je 3b
-    jmp 2b
+    je 4b
+    jmp 3b
+
+memory:
+    movl $MEMORY, %edi
+    movl $MEMORY_PAGES, %ecx
+5:  movl %ecx, (%edi)
+    addl $4096, %edi
+    decl %ecx
+    jnz 5b
+    movl $2463534242, %ebx  /* any number but 0 */
+    movw $0xE9, %dx
+6:  movb $'M', %al
+    outb %al, %dx
+    movl $TOUCHES, %ebp
+7:  movl %ebx, %eax         /* Marsaglia's xorshift32 */
+    shll $13, %eax
+    xorl %eax, %ebx
+    movl %ebx, %eax
+    shrl $17, %eax
+    xorl %eax, %ebx
+    movl %ebx, %eax
+    shll $5, %eax
+    xorl %eax, %ebx
+    movl %ebx, %eax
+    andl $(MEMORY_PAGES - 1), %eax
+    shll $12, %eax
+    addl $1, MEMORY(%eax)
+    decl %ebp
+    jnz 7b
+    jmp 6b

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: MIT
-# Uses libvmkd as an outside program does: the shared library and its public header.
+# Uses libvmkd as an outside program does: the shared library and its public header. The client without libvmkd takes wire/'s framing.
 ALL += $(O)/benchmarks/kdbench
 HOST += $(O)/benchmarks/kdbench
-$(O)/benchmarks/kdbench: $(O)/host/benchmarks/kdbench.o $(O)/libvmkd.so
+KDBENCH := $(patsubst %,benchmarks/%.c,kdbench floors packets target readers) wire/kdcom.c wire/kdapi.c
+$(O)/benchmarks/kdbench: $(call host_objects,$(KDBENCH)) $(O)/libvmkd.so
 	@mkdir -p $(@D)
+	@echo "  LD      $@"
 	$(CC) $(LDFLAGS_HOST) -o $@ $^ '-Wl,-rpath,$$ORIGIN/..'
 
 # The guest of the floors; clang and lld are here for the test kernel anyway.

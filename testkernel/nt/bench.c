@@ -2,7 +2,7 @@
 // TkBench: what the guest itself spends on a request, for a client that wants to tell transport from kernel.
 #include "testkernel/nt/nt_data.h"
 
-struct tk_bench TkBench = {.magic = TK_BENCH_MAGIC, .version = 1};
+struct tk_bench TkBench = {.magic = TK_BENCH_MAGIC, .version = 2};
 
 static uint64_t begun;
 
@@ -20,6 +20,22 @@ void bench_request_end(uint32_t api)
         return;
     TkBench.counts[index]++;
     TkBench.ticks[index] += hal_tsc() - begun;
+}
+
+static uint64_t stop_begun; // 0: no break-in was found
+
+void bench_stop_begin(void)
+{
+    stop_begun = hal_tsc();
+}
+
+void bench_stop_end(void)
+{
+    if (stop_begun == 0)
+        return;
+    TkBench.stops++;
+    TkBench.stop_ticks += hal_tsc() - stop_begun;
+    stop_begun = 0;
 }
 
 // Against the clock tick, whose rate the command line sets.

@@ -52,6 +52,8 @@ bool kd_poll_break_in(void)
         is_wanted = kd_poll_break_in_owned();
         kd_port_unlock();
     }
+    if (is_wanted)
+        bench_stop_begin();
     hal_interrupts_restore(were_on);
     return is_wanted;
 }

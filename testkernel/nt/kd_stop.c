@@ -106,6 +106,7 @@ static enum kd_outcome converse(const void *data, size_t data_len)
     struct kd_state_change mine = change; // another CPU's report overwrites the shared one
     enum kd_outcome result;
 
+    bench_stop_end();
     do {
         kd_send(KD_STATE_CHANGE64, &mine, sizeof(mine), data, data_len);
         if (may_be_dropped())

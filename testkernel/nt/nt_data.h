@@ -38,6 +38,8 @@ struct tk_bench {
     uint64_t reserved;
     uint64_t counts[TK_BENCH_APIS]; // requests served, by ApiNumber - 0x3130
     uint64_t ticks[TK_BENCH_APIS];  // TSC ticks spent in serving them, without the transport
+    uint64_t stops;                 // break-ins that the clock's poll has found
+    uint64_t stop_ticks;            // TSC ticks from there to the state change that is ready to be sent
 };
 extern struct tk_bench TkBench;
 
@@ -45,8 +47,9 @@ extern struct tk_bench TkBench;
 
 struct tk_flood {
     uint64_t wanted; // lines; the debugger writes it, 0 when they have been printed
-    uint64_t done;   // lines printed since the start
+    uint64_t done;   // lines printed since the start, counted one by one
     uint64_t ticks;  // TSC ticks that the last request took
+    uint64_t end;    // not 0: the CPU gives up (a triple fault) after the last line; the debugger writes it
 };
 extern volatile struct tk_flood TkFlood;
 
@@ -54,4 +57,7 @@ extern volatile struct tk_flood TkFlood;
 void bench_request_begin(uint32_t api);
 // Adds the time since bench_request_begin; numbers that are no request are ignored.
 void bench_request_end(uint32_t api);
+// A break-in was found; the report of a stop is ready (without effect unless a break-in was found before it).
+void bench_stop_begin(void);
+void bench_stop_end(void);
 void bench_measure_tsc(void); // takes a few clock ticks; interrupts on
