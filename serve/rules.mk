@@ -6,6 +6,7 @@ $(call unit_test,doorbell_test,serve/doorbell_test.c serve/doorbell.c,-lcmocka)
 $(call unit_test,ctl_test,serve/ctl_test.c serve/ctl.c util/error.c util/buf.c util/loop.c util/rundir.c util/sock.c,-lcmocka -lcjson)
 $(call unit_test,link_hook_test,serve/link_hook_test.c serve/link_hook.c util/error.c util/loop.c util/rundir.c util/sock.c,-lcmocka)
 $(call unit_test,ram_sock_test,serve/ram_sock_test.c serve/ram_sock.c util/error.c util/loop.c util/rundir.c util/sock.c,-lcmocka)
+$(call unit_test,pause_test,serve/pause_test.c serve/pause.c util/error.c util/loop.c util/rundir.c,-lcmocka -lcjson)
 $(call unit_test,memory_map_test,serve/memory_map_test.c serve/memory_map.c,-lcmocka)
 
 $(call fuzz_target,session_fuzz,serve/session_fuzz.c serve/session.c util/buf.c wire/kdapi.c wire/kdcom.c)
