@@ -75,6 +75,7 @@ def stages(long):
         Stage("console-serial", "vmkd kd on a stock serial target", python("tests/test_console.py", "--link", "serial"), built,
               guard=1800),
         Stage("hook", "libvmkd-vmm.so in QEMU, with a broker and a guest of the test's own", python("vmm/qemu_test.py"), built),
+        Stage("walk", "page walks against QEMU's own, in every paging mode", python("tests/test_walk.py"), built),
         Stage("hostile", "a hostile guest module against VMM and broker", python("tests/test_hostile.py"), built),
         Stage("e2e", "the whole way: guest, VMM, broker, client", python("tests/test_e2e.py"), built, guard=2400),
         Stage("demo", "./demo without a terminal", ["tests/demo.sh"], built),
