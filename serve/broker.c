@@ -669,6 +669,14 @@ static void add_number(cJSON *json, const char *name, uint64_t value)
 	cJSON_AddNumberToObject(json, name, (double)value);
 }
 
+// How the broker waits (util/loop.h): in a burst by looking, else asleep.
+static void add_loop_stats(cJSON *json, const struct loop *loop)
+{
+	add_number(json, "sleeps", loop->sleeps);
+	add_number(json, "polls", loop->polling.looks);
+	add_number(json, "polls_rewarded", loop->polling.rewarded);
+}
+
 static void add_link_stats(cJSON *json, const struct link_stats *stats)
 {
 	add_number(json, "port_calls", stats->port_calls);
@@ -730,6 +738,7 @@ static void ctl_stats(void *arg, cJSON *ret)
 	add_number(ret, "pauses", b->link->pause ? b->link->pause->pauses : 0);
 	add_number(ret, "pauses_undone", b->link->pause ? b->link->pause->undone : 0);
 	add_session_stats(ret, &b->session.counters);
+	add_loop_stats(ret, b->loop);
 	add_answers_stats(ret, &b->answers.counters);
 	clients = cJSON_AddObjectToObject(ret, "clients");
 	add_number(clients, "connections", sums.connections);

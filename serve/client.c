@@ -218,25 +218,49 @@ static void feed(struct client *c)
 	c->is_in_batch = false;
 }
 
-static void on_socket(struct loop_source *source, uint32_t events)
+// -> false: nothing was there.
+static bool take_input(struct client *c)
 {
-	struct client *c = source->arg;
-	ssize_t len = 0;
+	ssize_t len = recv(c->fd, c->in, sizeof(c->in), MSG_DONTWAIT);
 
-	if (events & (EPOLLOUT | EPOLLHUP | EPOLLERR))
-		write_output(c);
-	if (!c->in_len && events & (EPOLLIN | EPOLLHUP | EPOLLERR)) {
-		len = recv(c->fd, c->in, sizeof(c->in), MSG_DONTWAIT);
-		c->is_broken |= len == 0 || (len < 0 && errno != EAGAIN && errno != EINTR);
-	}
+	if (len < 0 && (errno == EAGAIN || errno == EINTR))
+		return false;
+	c->is_broken |= len <= 0;
+	c->in_len = len > 0 ? (size_t)len : 0;
+	return true;
+}
+
+static void work(struct client *c)
+{
 	if (c->is_broken) {
 		hang_up(c);
 		c->events->left(c->arg);
 		return;
 	}
-	c->in_len += len > 0 ? (size_t)len : 0;
 	feed(c);
 	end_batch(c);
+}
+
+static void on_socket(struct loop_source *source, uint32_t events)
+{
+	struct client *c = source->arg;
+
+	if (events & (EPOLLOUT | EPOLLHUP | EPOLLERR))
+		write_output(c);
+	if (!c->in_len && events & (EPOLLIN | EPOLLHUP | EPOLLERR))
+		(void)take_input(c); // nothing, or the end, is seen to below
+	work(c);
+}
+
+// While the guest has the client's request, it is the guest who speaks next.
+static bool poll_socket(struct loop_source *source)
+{
+	struct client *c = source->arg;
+
+	if (c->in_len || c->events->is_reply_near(c->arg) || !take_input(c))
+		return false;
+	work(c);
+	return true;
 }
 
 void client_notice_end(struct client *c)
@@ -274,6 +298,7 @@ struct error *client_create(struct loop *loop, int fd, const struct client_event
 		free(c);
 		return error;
 	}
+	loop_poll(loop, &c->source, poll_socket);
 	c->loop = loop;
 	c->events = events;
 	c->arg = arg;

@@ -37,6 +37,7 @@ struct link_hook {
 	struct out_message *out, **out_end;
 	unsigned out_count;
 	bool is_held;
+	bool is_asleep; // the guest waits, and nothing was sent since that could wake it: nothing is to be expected
 	int in_fds[LINK_MEMORY_FILES_MAX]; // that came with the message in `in`
 	uint32_t in_fd_count;
 	uint8_t in[sizeof(struct link_head) + LINK_BODY_MAX + 1] __attribute__((aligned(8)));
@@ -137,6 +138,7 @@ static void send_message(struct link_hook *h, const struct link_head *head, cons
 	struct iovec parts[2] = { { (void *)head, sizeof(*head) }, { (void *)body, head->body_len } };
 	struct msghdr message = { .msg_iov = parts, .msg_iovlen = head->body_len ? 2 : 1 };
 
+	h->is_asleep = false;
 	if (h->fd < 0)
 		return;
 	if (h->out || (sendmsg(h->fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT) < 0 && errno == EAGAIN))
@@ -335,6 +337,8 @@ static void judge_message(struct link_hook *h, size_t len, bool is_cut, struct l
 		return;
 	}
 	memcpy(ret_head, h->in, sizeof(*ret_head));
+	// Before the message is given on: what that makes us send is newer.
+	h->is_asleep = ret_head->type == LINK_WAIT || (ret_head->type == LINK_PACKET && ret_head->flags & LINK_F_WAITS);
 	fault = find_fault(h, ret_head, len, is_cut);
 	if (fault)
 		refuse(h, fault);
@@ -344,24 +348,31 @@ static void judge_message(struct link_hook *h, size_t len, bool is_cut, struct l
 		take_message(h, ret_head, h->in + sizeof(*ret_head));
 }
 
-// -> true: read again at once, more is likely there.
-static bool receive_one(struct link_hook *h)
+enum received {
+	RECEIVED_NOTHING,
+	RECEIVED_ONE,
+	RECEIVED_OF_MANY, // read again at once, more is likely there
+};
+
+static enum received receive_one(struct link_hook *h)
 {
 	struct link_head head = { 0 };
 	bool is_cut = false;
 	ssize_t len = receive_message(h, &is_cut);
 
 	if (len < 0 && (errno == EAGAIN || errno == EINTR))
-		return false;
+		return RECEIVED_NOTHING;
 	if (len <= 0) {
 		close_fds(h);
 		disconnect(h);
-		return false;
+		return RECEIVED_ONE;
 	}
 	judge_message(h, (size_t)len, is_cut, &head);
 	close_fds(h);
 	// Only a print is likely to be followed by another message: after a wait the guest sleeps until it is answered.
-	return h->fd >= 0 && !h->is_held && head.type == LINK_PACKET && !(head.flags & LINK_F_WAITS);
+	if (h->fd >= 0 && !h->is_held && head.type == LINK_PACKET && !(head.flags & LINK_F_WAITS))
+		return RECEIVED_OF_MANY;
+	return RECEIVED_ONE;
 }
 
 static void on_socket(struct loop_source *source, uint32_t events)
@@ -371,8 +382,15 @@ static void on_socket(struct loop_source *source, uint32_t events)
 	if (events & EPOLLOUT)
 		flush_queue(h);
 	if (h->fd >= 0 && events & (EPOLLIN | EPOLLHUP | EPOLLERR))
-		for (int i = 0; i < 64 && receive_one(h); i++)
+		for (int i = 0; i < 64 && receive_one(h) == RECEIVED_OF_MANY; i++)
 			;
+}
+
+static bool poll_socket(struct loop_source *source)
+{
+	struct link_hook *h = source->arg;
+
+	return !h->is_asleep && receive_one(h) != RECEIVED_NOTHING;
 }
 
 // ---- Life -----------------------------------------------------------------------------------------------
@@ -385,6 +403,8 @@ static void try_connect(struct loop_timer *timer)
 
 	if (!error)
 		error = loop_add(h->base.loop, &h->source, h->fd, h->is_held ? 0 : EPOLLIN, on_socket, h);
+	if (!error)
+		loop_poll(h->base.loop, &h->source, poll_socket);
 	if (error) {
 		if (h->fd >= 0)
 			close(h->fd);

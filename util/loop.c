@@ -14,6 +14,7 @@ struct error *loop_init(struct loop *loop)
 	if (fd < 0)
 		return error_create(errno, "cannot create an epoll instance: %s", strerror(errno));
 	*loop = (struct loop){ .epoll_fd = fd };
+	polling_init(&loop->polling);
 	return NULL;
 }
 
@@ -51,10 +52,27 @@ void loop_change(struct loop *loop, struct loop_source *source, uint32_t events)
 	epoll_ctl(loop->epoll_fd, EPOLL_CTL_MOD, source->fd, &event); // cannot fail for a watched descriptor
 }
 
+void loop_poll(struct loop *loop, struct loop_source *source, bool (*poll)(struct loop_source *source))
+{
+	if (source->poll || loop->polled_count == LOOP_POLLED_MAX)
+		return;
+	source->poll = poll;
+	loop->polled[loop->polled_count++] = source;
+}
+
+static void stop_polling(struct loop *loop, struct loop_source *source)
+{
+	for (unsigned i = 0; i < loop->polled_count; i++)
+		if (loop->polled[i] == source)
+			loop->polled[i--] = loop->polled[--loop->polled_count];
+	source->poll = NULL;
+}
+
 void loop_remove(struct loop *loop, struct loop_source *source)
 {
 	if (source->fd < 0)
 		return;
+	stop_polling(loop, source);
 	epoll_ctl(loop->epoll_fd, EPOLL_CTL_DEL, source->fd, NULL); // fails only if it is gone already
 	source->fd = -1;
 	for (int i = 0; i < loop->batch_count; i++)
@@ -117,19 +135,74 @@ static void run_timers(struct loop *loop)
 	}
 }
 
+static bool look(struct loop *loop)
+{
+	loop->polling.looks++;
+	for (unsigned i = 0; i < loop->polled_count; i++) {
+		struct loop_source *source = loop->polled[i];
+
+		if (source->events & EPOLLIN && source->poll(source))
+			return true;
+	}
+	return false;
+}
+
+// Something came from a polled source: the gap is over.
+static void end_gap(struct loop *loop, uint64_t now)
+{
+	polling_end(&loop->polling, now - loop->quiet_ns);
+	loop->is_quiet = false;
+}
+
+// Each gap is polled once, at its beginning. -> true: something was found and handled.
+static bool poll_gap(struct loop *loop)
+{
+	uint64_t now, until;
+
+	if (!loop->polled_count || loop->is_quiet)
+		return false;
+	loop->is_quiet = true;
+	loop->quiet_ns = now = loop_now_ns();
+	until = now + polling_begin(&loop->polling);
+	while (now < until) {
+		if (look(loop)) {
+			loop->polling.rewarded++;
+			end_gap(loop, now);
+			return true;
+		}
+		if (!polling_yield(&loop->polling, &now))
+			break;
+	}
+	return false;
+}
+
+static void dispatch(struct loop *loop, struct loop_source *source, uint32_t events)
+{
+	if (!source)
+		return;
+	if (source->poll && loop->is_quiet)
+		end_gap(loop, loop_now_ns());
+	source->fn(source, events);
+}
+
 struct error *loop_turn(struct loop *loop, int timeout_ms)
 {
-	int count = epoll_wait(loop->epoll_fd, loop->batch, LOOP_BATCH, wait_ms(loop, timeout_ms));
+	bool others_first = loop->straight >= LOOP_STRAIGHT;
+	int count;
 
+	if (!others_first && timeout_ms && poll_gap(loop)) {
+		loop->straight++;
+		run_timers(loop);
+		return NULL;
+	}
+	loop->straight = 0;
+	loop->sleeps++;
+	count = epoll_wait(loop->epoll_fd, loop->batch, LOOP_BATCH, others_first ? 0 : wait_ms(loop, timeout_ms));
 	if (count < 0 && errno != EINTR)
 		return error_create(errno, "waiting for events: %s", strerror(errno));
 	loop->batch_count = count > 0 ? count : 0;
-	for (int i = 0; i < loop->batch_count && !loop->is_stopped; i++) {
-		struct loop_source *source = loop->batch[i].data.ptr;
-
-		if (source)
-			source->fn(source, loop->batch[i].events);
-	}
+	for (int i = 0; i < loop->batch_count && !loop->is_stopped; i++)
+		dispatch(loop, loop->batch[i].data.ptr, loop->batch[i].events);
 	loop->batch_count = 0;
 	run_timers(loop);
 	return NULL;

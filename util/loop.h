@@ -5,6 +5,9 @@
 // Rules: one thread. A callback may add, change or remove any source or timer, its own included; a removed source
 // is not called any more, not even for events that were already fetched with it. Level-triggered: read as much as
 // one system call gives and return.
+//
+// Sources of a conversation (loop_poll) are looked at directly for a short while before the loop goes to sleep, as util/polling.h says:
+// in a burst a packet costs its own system call and no other. Every LOOP_STRAIGHT packets all the others get their turn.
 #ifndef UTIL_LOOP_H
 #define UTIL_LOOP_H
 
@@ -13,14 +16,18 @@
 #include <sys/epoll.h>
 
 #include "util/error.h"
+#include "util/polling.h"
 
 #define LOOP_BATCH 16 // events fetched with one epoll_wait
+#define LOOP_POLLED_MAX 4 // sources that are polled; more of them sleep as all others do
+#define LOOP_STRAIGHT 64 // packets found by looking before epoll_wait is asked what else there is
 
 struct loop_source {
 	int fd;          // borrowed; -1 while not in a loop
 	uint32_t events; // EPOLLIN | EPOLLOUT | ... asked for
 	void (*fn)(struct loop_source *source, uint32_t events);
 	void *arg; // for fn
+	bool (*poll)(struct loop_source *source); // NULL = not polled; see loop_poll
 };
 
 struct loop_timer {
@@ -37,6 +44,13 @@ struct loop {
 	struct loop_timer *timers; // armed ones, earliest first
 	struct epoll_event batch[LOOP_BATCH];
 	int batch_count;
+	struct loop_source *polled[LOOP_POLLED_MAX];
+	unsigned polled_count;
+	unsigned straight;  // polls in a row that found something
+	bool is_quiet;      // nothing came from a polled source since quiet_ns
+	uint64_t quiet_ns;
+	struct polling polling;
+	uint64_t sleeps;    // calls of epoll_wait
 };
 
 // -> NULL, or an error (descriptors exhausted); on failure *loop needs no deinit.
@@ -51,6 +65,9 @@ ERROR_MUST_CHECK struct error *loop_add(struct loop *loop, struct loop_source *s
 					     void (*fn)(struct loop_source *, uint32_t), void *arg);
 // Ask for other events. No system call when they are the same.
 void loop_change(struct loop *loop, struct loop_source *source, uint32_t events);
+// Look at the source directly in a burst. poll: take what is there, as fn does, without waiting. -> true: there was something. false: nothing
+// was done, or nothing is expected from this source now (no system call then). Only called while EPOLLIN is asked for; ends with loop_remove.
+void loop_poll(struct loop *loop, struct loop_source *source, bool (*poll)(struct loop_source *source));
 // Stop watching; call before close(fd). Fine for a source that is not in the loop (fd < 0).
 void loop_remove(struct loop *loop, struct loop_source *source);
 
@@ -60,7 +77,7 @@ void loop_timer_cancel(struct loop *loop, struct loop_timer *timer); // fine whe
 
 // Run until loop_stop, or until waiting fails.
 ERROR_MUST_CHECK struct error *loop_run(struct loop *loop);
-// One turn: wait at most timeout_ms (-1 = until something happens), then dispatch.
+// One turn: wait at most timeout_ms (-1 = until something happens), then dispatch. 0 also means: do not poll.
 ERROR_MUST_CHECK struct error *loop_turn(struct loop *loop, int timeout_ms);
 void loop_stop(struct loop *loop); // loop_run returns after the current callback
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
 # util/ depends on nothing of ours; every host program links UTIL_SOURCES.
-UTIL_SOURCES := util/error.c util/buf.c util/loop.c util/rundir.c util/sock.c
+UTIL_SOURCES := util/error.c util/buf.c util/loop.c util/polling.c util/rundir.c util/sock.c
 
 $(call unit_test,util_test,util/util_test.c $(UTIL_SOURCES),-lcmocka)

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// What util/ refuses, and that the loop survives sources that go away in the middle of a batch.
+// What util/ refuses, that the loop survives sources that go away in the middle of a batch, and that it polls when that pays and never else.
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -7,6 +7,8 @@
 #include <cmocka.h>
 
 #include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -256,6 +258,112 @@ static void test_buf_against_a_plain_copy(void **state)
 	buf_deinit(&b);
 }
 
+// ---- Polling -------------------------------------------------------------------------------------------
+
+static struct polling polling_that_learned(uint64_t gap_ns, int gaps)
+{
+	struct polling p;
+
+	polling_init(&p);
+	p.is_off = false; // whatever this machine has
+	for (int i = 0; i < gaps; i++) {
+		(void)polling_begin(&p);
+		polling_end(&p, gap_ns);
+	}
+	return p;
+}
+
+static void test_polling_begins_with_none(void **state)
+{
+	struct polling p = polling_that_learned(0, 0);
+
+	(void)state;
+	assert_int_equal(polling_begin(&p), 0);
+}
+
+static void test_polling_grows_with_short_gaps_only(void **state)
+{
+	struct polling p = polling_that_learned(1000, 1);
+
+	(void)state;
+	assert_int_equal(polling_begin(&p), POLLING_START_NS);
+	p = polling_that_learned(1000, 1000);
+	assert_int_equal(polling_begin(&p), POLLING_START_NS); // it covers them
+	p = polling_that_learned(35000, 1000);
+	assert_int_equal(polling_begin(&p), 4 * POLLING_START_NS);
+	p = polling_that_learned(POLLING_MAX_NS + 1, 1000);
+	assert_int_equal(polling_begin(&p), 0);
+}
+
+static void test_polling_never_beyond_the_bound(void **state)
+{
+	struct polling p = polling_that_learned(POLLING_MAX_NS, 1000);
+
+	(void)state;
+	assert_int_equal(polling_begin(&p), POLLING_MAX_NS);
+}
+
+static void test_polling_falls_to_nothing(void **state)
+{
+	struct polling p = polling_that_learned(POLLING_MAX_NS, 1000);
+	uint64_t spent = 0;
+
+	(void)state;
+	for (int i = 0; i < 10; i++) {
+		spent += polling_begin(&p);
+		polling_end(&p, 1000000000u);
+	}
+	assert_int_equal(polling_begin(&p), 0);
+	assert_true(spent < 2 * POLLING_MAX_NS); // all that the end of a burst costs
+}
+
+static void test_polling_pays_for_a_lost_processor(void **state)
+{
+	struct polling p = polling_that_learned(1000, 10);
+	unsigned slept = 0;
+
+	(void)state;
+	assert_true(polling_note_yield(&p, POLLING_LOST_NS - 1));
+	assert_int_not_equal(polling_begin(&p), 0);
+	assert_false(polling_note_yield(&p, POLLING_LOST_NS));
+	while (!polling_begin(&p))
+		slept++;
+	assert_int_equal(slept, POLLING_SKIP_MIN);
+	for (int i = 0; i < 20; i++)
+		assert_false(polling_note_yield(&p, POLLING_LOST_NS));
+	for (slept = 0; !polling_begin(&p); slept++)
+		;
+	assert_int_equal(slept, POLLING_SKIP_MAX);
+	for (unsigned i = 0; i < POLLING_SKIP_MAX; i++)
+		polling_end(&p, 1000); // forgiven
+	assert_false(polling_note_yield(&p, POLLING_LOST_NS));
+	for (slept = 0; !polling_begin(&p); slept++)
+		;
+	assert_int_equal(slept, POLLING_SKIP_MIN);
+}
+
+static void test_polling_is_off_on_one_processor(void **state)
+{
+	struct polling p;
+	cpu_set_t all, one;
+	int first = 0;
+
+	(void)state;
+	assert_int_equal(sched_getaffinity(0, sizeof(all), &all), 0);
+	while (!CPU_ISSET(first, &all))
+		first++;
+	CPU_ZERO(&one);
+	CPU_SET(first, &one);
+	assert_int_equal(sched_setaffinity(0, sizeof(one), &one), 0);
+	polling_init(&p);
+	assert_int_equal(sched_setaffinity(0, sizeof(all), &all), 0);
+	assert_true(p.is_off);
+	p.window_ns = POLLING_MAX_NS;
+	assert_int_equal(polling_begin(&p), 0);
+}
+
+// ---- Loop ------------------------------------------------------------------------------------------------
+
 static struct loop loop;
 static struct loop_source source_a, source_b;
 static int calls;
@@ -285,6 +393,124 @@ static void test_loop_removed_source_is_not_called(void **state)
 	assert_int_equal(calls, 1);
 	loop_deinit(&loop);
 	close(a[0]), close(a[1]), close(b[0]), close(b[1]);
+}
+
+static int polls, reads;
+
+static bool take_byte(struct loop_source *source)
+{
+	char byte;
+
+	polls++;
+	if (read(source->fd, &byte, 1) != 1)
+		return false;
+	reads++;
+	return true;
+}
+
+static void take_byte_awake(struct loop_source *source, uint32_t events)
+{
+	(void)events;
+	(void)take_byte(source);
+}
+
+// A loop with one polled source at the end of a pipe, whose window is open as far as it goes.
+static void make_polled_pipe(int pipe_ends[2])
+{
+	assert_int_equal(pipe2(pipe_ends, O_NONBLOCK), 0);
+	ok(loop_init(&loop));
+	ok(loop_add(&loop, &source_a, pipe_ends[0], EPOLLIN, take_byte_awake, NULL));
+	loop_poll(&loop, &source_a, take_byte);
+	loop.polling.is_off = false;
+	loop.polling.window_ns = POLLING_MAX_NS;
+	polls = reads = 0;
+}
+
+static void end_polled_pipe(int pipe_ends[2])
+{
+	loop_remove(&loop, &source_a);
+	loop_deinit(&loop);
+	close(pipe_ends[0]), close(pipe_ends[1]);
+}
+
+static void test_loop_finds_by_looking(void **state)
+{
+	int p[2];
+
+	(void)state;
+	make_polled_pipe(p);
+	for (int i = 0; i < LOOP_STRAIGHT; i++) {
+		assert_int_equal(write(p[1], "x", 1), 1);
+		ok(loop_turn(&loop, -1));
+	}
+	assert_int_equal(reads, LOOP_STRAIGHT);
+	assert_int_equal(loop.sleeps, 0);
+	assert_int_equal(loop.polling.rewarded, LOOP_STRAIGHT);
+	end_polled_pipe(p);
+}
+
+static int other_calls;
+
+static void note_other(struct loop_source *source, uint32_t events)
+{
+	(void)events;
+	other_calls++;
+	loop_remove(&loop, source);
+}
+
+static void test_loop_burst_starves_nobody(void **state)
+{
+	int p[2], other[2];
+
+	(void)state;
+	make_polled_pipe(p);
+	assert_int_equal(pipe(other), 0);
+	ok(loop_add(&loop, &source_b, other[0], EPOLLIN, note_other, NULL));
+	assert_int_equal(write(other[1], "x", 1), 1);
+	for (int i = 0; i <= LOOP_STRAIGHT; i++) {
+		assert_int_equal(write(p[1], "x", 1), 1);
+		ok(loop_turn(&loop, -1));
+	}
+	assert_int_equal(other_calls, 1);
+	close(other[0]), close(other[1]);
+	end_polled_pipe(p);
+}
+
+// However often the loop wakes for other reasons: one gap, one try, and no look after it.
+static void test_loop_polls_a_gap_once(void **state)
+{
+	int p[2], first;
+
+	(void)state;
+	make_polled_pipe(p);
+	ok(loop_turn(&loop, 1));
+	first = polls;
+	assert_true(first > 0);
+	for (int i = 0; i < 20; i++)
+		ok(loop_turn(&loop, 1));
+	assert_int_equal(polls, first);
+	assert_int_equal(loop.sleeps, 21);
+	end_polled_pipe(p);
+}
+
+// A source that does not want to be read (its client does not read either) is not looked at, nor is one that was removed.
+static void test_loop_polls_only_who_is_read(void **state)
+{
+	int p[2];
+
+	(void)state;
+	make_polled_pipe(p);
+	loop_change(&loop, &source_a, 0);
+	assert_int_equal(write(p[1], "x", 1), 1);
+	ok(loop_turn(&loop, 1));
+	assert_int_equal(polls, 0);
+	loop_change(&loop, &source_a, EPOLLIN);
+	loop_remove(&loop, &source_a);
+	loop.is_quiet = false;
+	ok(loop_turn(&loop, 1));
+	assert_int_equal(polls, 0);
+	assert_int_equal(loop.polled_count, 0);
+	end_polled_pipe(p);
 }
 
 static char order[8];
@@ -351,6 +577,16 @@ int main(void)
 		cmocka_unit_test(test_tcp_default_is_loopback),
 		cmocka_unit_test(test_buf_is_bounded),
 		cmocka_unit_test(test_buf_against_a_plain_copy),
+		cmocka_unit_test(test_polling_begins_with_none),
+		cmocka_unit_test(test_polling_grows_with_short_gaps_only),
+		cmocka_unit_test(test_polling_never_beyond_the_bound),
+		cmocka_unit_test(test_polling_falls_to_nothing),
+		cmocka_unit_test(test_polling_pays_for_a_lost_processor),
+		cmocka_unit_test(test_polling_is_off_on_one_processor),
+		cmocka_unit_test(test_loop_finds_by_looking),
+		cmocka_unit_test(test_loop_burst_starves_nobody),
+		cmocka_unit_test(test_loop_polls_a_gap_once),
+		cmocka_unit_test(test_loop_polls_only_who_is_read),
 		cmocka_unit_test(test_loop_removed_source_is_not_called),
 		cmocka_unit_test(test_loop_timers_fire_in_order),
 		cmocka_unit_test(test_errors),
