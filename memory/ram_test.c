@@ -208,10 +208,25 @@ static void test_refuses_wrong_counts(void **state)
 	w->m.file_count = LINK_MEMORY_FILES_MAX + 1;
 	assert_int_equal(ram_take(&w->ram, &w->m, len, many, w->m.file_count), RAM_E_MESSAGE);
 	w->m.file_count = 2;
-	w->m.piece_count = LINK_MEMORY_PIECES_MAX + 1;
-	assert_int_equal(ram_take(&w->ram, &w->m, message_len(&w->m), w->fds, 2), RAM_E_MESSAGE);
 	w->m.piece_count = 0x8000003u; // times the size of a piece: the right length again in 32 bits
 	assert_int_equal(ram_take(&w->ram, &w->m, len, w->fds, 2), RAM_E_MESSAGE);
+}
+
+static void test_refuses_one_piece_too_many(void **state)
+{
+	struct world *w = *state;
+	struct link_memory *m = calloc(1, sizeof(*m) + sizeof(m->pieces[0]));
+	struct link_memory_piece *pieces = m->pieces;
+
+	assert_non_null(m);
+	*m = w->m;
+	m->piece_count = LINK_MEMORY_PIECES_MAX + 1;
+	for (unsigned i = 0; i < m->piece_count; i++)
+		pieces[i] = (struct link_memory_piece){ .gpa = (uint64_t)i * PAGE, .size = PAGE };
+	assert_int_equal(ram_take(&w->ram, m, message_len(m), w->fds, 2), RAM_E_MESSAGE);
+	m->piece_count--;
+	assert_int_equal(ram_take(&w->ram, m, message_len(m), w->fds, 2), RAM_OK);
+	free(m);
 }
 
 static void test_takes_the_most_there_can_be(void **state)
@@ -467,6 +482,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_refuses_what_cannot_be, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_refuses_wrong_counts, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(test_refuses_one_piece_too_many, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_says_why_a_file_cannot_be_mapped, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_takes_the_most_there_can_be, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_reads_across_pieces_and_ends_at_holes, set_up, tear_down),
