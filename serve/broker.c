@@ -532,14 +532,6 @@ static void turn_away(struct broker *b, int fd)
 	client_turn_away(b->loop, fd, text);
 }
 
-static bool peer_is_allowed(int fd)
-{
-	pid_t pid;
-	uid_t uid;
-
-	return !sock_peer(fd, &pid, &uid) || uid == geteuid() || uid == 0;
-}
-
 static void on_connection(struct loop_source *source, uint32_t events)
 {
 	struct listener *l = source->arg;
@@ -550,7 +542,7 @@ static void on_connection(struct loop_source *source, uint32_t events)
 	(void)events;
 	if (fd < 0)
 		return;
-	if (!peer_is_allowed(fd)) {
+	if (!sock_peer_is_allowed(fd)) {
 		close(fd);
 		return;
 	}

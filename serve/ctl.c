@@ -202,14 +202,6 @@ static void on_refresh_timeout(struct loop_timer *timer)
 
 // ---- Connections ------------------------------------------------------------------------------------------
 
-static bool peer_is_allowed(int fd)
-{
-	pid_t pid;
-	uid_t uid;
-
-	return sock_peer(fd, &pid, &uid) && (uid == geteuid() || uid == 0);
-}
-
 static void on_listener(struct loop_source *source, uint32_t events)
 {
 	struct ctl *ctl = source->arg;
@@ -220,7 +212,7 @@ static void on_listener(struct loop_source *source, uint32_t events)
 	(void)events;
 	if (fd < 0)
 		return;
-	c = ctl->client_count < CTL_CLIENTS_MAX && peer_is_allowed(fd) ? calloc(1, sizeof(*c)) : NULL;
+	c = ctl->client_count < CTL_CLIENTS_MAX && sock_peer_is_allowed(fd) ? calloc(1, sizeof(*c)) : NULL;
 	if (!c) {
 		close(fd);
 		return;

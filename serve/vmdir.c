@@ -69,7 +69,7 @@ static bool lock_patiently(int fd)
 static struct error *lock_file(const char *path, int *ret_fd, int *ret_pid)
 {
 	for (int tries = 0; tries < 100; tries++) {
-		int fd CLEANUP_CLOSE = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+		int fd CLEANUP_CLOSE = rundir_open(path, O_RDWR | O_CREAT);
 
 		if (fd < 0)
 			return error_create(errno, "cannot open %s: %s", path, strerror(errno));
@@ -165,6 +165,7 @@ struct error *vmdir_write_facts(const struct vm_facts *facts)
 	char *text = NULL;
 	FILE *file = NULL;
 	bool done;
+	int fd;
 
 	if (error)
 		goto out;
@@ -174,7 +175,10 @@ struct error *vmdir_write_facts(const struct vm_facts *facts)
 	cJSON_AddStringToObject(json, "ram_id", facts->ram_id);
 	text = cJSON_Print(json);
 	snprintf(temporary, sizeof(temporary), "%s.new", path);
-	file = text ? fopen(temporary, "we") : NULL;
+	fd = text ? rundir_open(temporary, O_WRONLY | O_CREAT | O_TRUNC) : -1;
+	file = fd >= 0 ? fdopen(fd, "w") : NULL;
+	if (fd >= 0 && !file)
+		close(fd);
 	done = file && fprintf(file, "%s\n", text) > 0;
 	if (file && fclose(file) != 0)
 		done = false;

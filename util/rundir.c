@@ -2,6 +2,7 @@
 #include "util/rundir.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -30,6 +31,78 @@ struct error *rundir_check_name(const char *name)
 	return error_create(EINVAL, "'%s' is not a VM name: expected A-Z a-z 0-9 . _ - only, not starting with '.' or '-'", name);
 }
 
+// ---- A folder of a group ----------------------------------------------------------------------------------
+
+static bool is_for_group(const struct stat *st)
+{
+	return S_ISDIR(st->st_mode) && (st->st_mode & (S_ISGID | S_IRWXG | S_IRWXO)) == (S_ISGID | S_IRWXG);
+}
+
+static bool is_member(gid_t group)
+{
+	int count = getgroups(0, NULL);
+	gid_t *groups = count > 0 ? malloc((size_t)count * sizeof(*groups)) : NULL;
+	bool found = geteuid() == 0 || getegid() == group;
+
+	count = groups ? getgroups(count, groups) : 0;
+	for (int i = 0; i < count; i++)
+		found |= groups[i] == group;
+	free(groups);
+	return found;
+}
+
+static struct error *check_shared(const char *path, const struct stat *st)
+{
+	if (st->st_uid != 0 && st->st_uid != geteuid() && geteuid() != 0)
+		return error_create(EPERM, "%s is a group's folder that belongs to user %u; expected root or you (%u): chown root %s", path,
+				    (unsigned)st->st_uid, (unsigned)geteuid(), path);
+	if (!is_member(st->st_gid))
+		return error_create(EACCES, "%s is for group %u, and you are not in it: join the group (and log in again), or set VMKD_RUNTIME_DIR "
+					    "to a folder of yours", path, (unsigned)st->st_gid);
+	return NULL;
+}
+
+// A folder in a shared base: made by any member.
+static struct error *check_shared_folder(const char *path, gid_t group)
+{
+	struct stat st;
+
+	if (lstat(path, &st) < 0)
+		return error_create(errno, "%s: %s", path, strerror(errno));
+	if (!S_ISDIR(st.st_mode))
+		return error_create(ENOTDIR, "%s is not a folder; remove it", path);
+	if (!is_for_group(&st) || st.st_gid != group)
+		return error_create(EPERM, "%s is not for group %u alone (group %u, mode %04o): expected mode 2770; remove it", path, (unsigned)group,
+				    (unsigned)st.st_gid, (unsigned)st.st_mode & 07777);
+	return NULL;
+}
+
+bool rundir_is_shared(const char *path, gid_t *ret_group)
+{
+	char base[RUNDIR_PATH_MAX];
+	struct error *error = rundir_base(base);
+	size_t len = error ? 0 : strlen(base);
+	struct stat st;
+
+	error_free(error);
+	if (!len || strncmp(path, base, len) || path[len] != '/' || lstat(base, &st) < 0 || !is_for_group(&st))
+		return false;
+	*ret_group = st.st_gid;
+	return true;
+}
+
+int rundir_open(const char *path, int flags)
+{
+	gid_t group;
+	mode_t mode = rundir_is_shared(path, &group) ? 0660 : 0600, mask = umask(0);
+	int fd = open(path, flags | O_CLOEXEC | O_NOFOLLOW, mode);
+
+	umask(mask);
+	return fd;
+}
+
+// ---- A folder of one user ---------------------------------------------------------------------------------
+
 // A folder of `owner` with none of the mode bits `forbidden`.
 static struct error *check_folder(const char *path, uid_t owner, mode_t forbidden)
 {
@@ -43,7 +116,7 @@ static struct error *check_folder(const char *path, uid_t owner, mode_t forbidde
 		return error_create(EPERM, "%s belongs to user %u, not to you (%u); set VMKD_RUNTIME_DIR to a folder of yours",
 				    path, (unsigned)st.st_uid, (unsigned)geteuid());
 	if (st.st_mode & forbidden)
-		return error_create(EPERM, "%s is open to other users (mode %04o); expected 0700: chmod 700 %s", path,
+		return error_create(EPERM, "%s is open to other users (mode %04o); expected 0700: chmod 700 %s, or 2770 for a group", path,
 				    (unsigned)st.st_mode & 07777, path);
 	return NULL;
 }
@@ -56,6 +129,8 @@ static struct error *check_base(const char *path, bool is_told)
 
 	if (lstat(path, &st) < 0)
 		return NULL; // not there yet, or whoever opens something in it says why not
+	if (is_for_group(&st))
+		return check_shared(path, &st);
 	return check_folder(path, is_told && geteuid() == 0 ? st.st_uid : geteuid(), 022);
 }
 
@@ -110,13 +185,25 @@ static struct error *make_private_folder(const char *path)
 	return check_folder(path, geteuid(), 077);
 }
 
+static struct error *make_shared_folder(const char *path, gid_t group)
+{
+	if (mkdir(path, 0700) == 0)
+		(void)!chmod(path, S_ISGID | S_IRWXU | S_IRWXG); // the check finds out
+	else if (errno != EEXIST)
+		return error_create(errno, "cannot create the folder %s: %s", path, strerror(errno));
+	return check_shared_folder(path, group);
+}
+
 struct error *rundir_create(const char *name)
 {
 	char base[RUNDIR_PATH_MAX], folder[RUNDIR_PATH_MAX];
 	struct error *error = rundir_path(name, NULL, folder);
+	gid_t group;
 
 	if (!error)
 		error = rundir_base(base);
+	if (!error && rundir_is_shared(folder, &group))
+		return make_shared_folder(folder, group);
 	if (!error)
 		error = make_private_folder(base);
 	if (!error)

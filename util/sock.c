@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "util/cleanup.h"
+#include "util/rundir.h"
 
 #define BIND_TRY_MS 20
 
@@ -178,12 +179,13 @@ struct error *sock_listen_unix(const char *path, int type, int flags, int *ret_f
 	struct sockaddr_un address;
 	struct error *error = unix_address(path, &address);
 	mode_t mask;
+	gid_t group;
 
 	if (!error)
 		error = new_socket(AF_UNIX, type, &fd);
 	if (error)
 		return error;
-	mask = umask(0177);
+	mask = umask(rundir_is_shared(path, &group) ? 0117 : 0177);
 	result = bind_patiently(fd, (struct sockaddr *)&address, sizeof(address), path, type);
 	umask(mask);
 	if (result < 0 || listen(fd, SOMAXCONN) < 0)
@@ -238,6 +240,40 @@ bool sock_peer(int fd, pid_t *ret_pid, uid_t *ret_uid)
 	*ret_pid = cred.pid;
 	*ret_uid = cred.uid;
 	return true;
+}
+
+static bool is_in_group(int fd, gid_t group)
+{
+	socklen_t len = 0;
+	gid_t *groups;
+	bool found = false;
+
+	if (getsockopt(fd, SOL_SOCKET, SO_PEERGROUPS, NULL, &len) == 0 || errno != ERANGE)
+		return false; // it has none
+	groups = malloc(len);
+	if (groups && getsockopt(fd, SOL_SOCKET, SO_PEERGROUPS, groups, &len) == 0) {
+		for (size_t i = 0; i < len / sizeof(*groups); i++)
+			found |= groups[i] == group;
+	}
+	free(groups);
+	return found;
+}
+
+bool sock_peer_is_allowed(int fd)
+{
+	struct sockaddr_un own = { 0 };
+	socklen_t own_len = sizeof(own) - 1, len = sizeof(struct ucred);
+	struct ucred peer;
+	pid_t pid;
+	uid_t uid;
+	gid_t group;
+
+	if (!sock_peer(fd, &pid, &uid) || uid == geteuid() || uid == 0)
+		return true;
+	// The accepted end has the listener's name.
+	if (getsockname(fd, (struct sockaddr *)&own, &own_len) < 0 || !rundir_is_shared(own.sun_path, &group))
+		return false;
+	return (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) == 0 && peer.gid == group) || is_in_group(fd, group);
 }
 
 static void describe_process(pid_t pid, char *ret_text, size_t text_size)

@@ -30,7 +30,7 @@ ERROR_MUST_CHECK struct error *sock_connect_unix(const char *path, int type, int
 // Connect by TCP (blocking, all addresses of the name in turn), with TCP_NODELAY: KD is a conversation of small packets.
 ERROR_MUST_CHECK struct error *sock_connect_tcp(const struct sock_address *address, int flags, int *ret_fd);
 
-// Listen on a Unix socket with mode 0600. A socket file that nobody listens on any more is replaced; one that stays in
+// Listen on a Unix socket with mode 0600, or 0660 in a shared runtime folder (util/rundir.h). A socket file that nobody listens on any more is replaced; one that stays in
 // use for SOCK_LISTEN_PATIENCE_MS is EADDRINUSE.
 ERROR_MUST_CHECK struct error *sock_listen_unix(const char *path, int type, int flags, int *ret_fd);
 
@@ -40,6 +40,10 @@ ERROR_MUST_CHECK struct error *sock_listen_tcp(const struct sock_address *addres
 
 // Process and user at the other end of a connected Unix socket. -> false: not a Unix socket.
 bool sock_peer(int fd, pid_t *ret_pid, uid_t *ret_uid);
+
+// May the other end of this accepted connection have what we serve? Yes: this user and root; in a shared runtime folder the members of its group
+// (primary, or by SO_PEERGROUPS); and everybody who has come by anything but a Unix socket, which is the listener's business.
+bool sock_peer_is_allowed(int fd);
 
 // The other end for people: "pid 123 (windbg)" or "192.0.2.1:4711".
 void sock_describe_peer(int fd, char *ret_text, size_t text_size);
