@@ -14,6 +14,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "vmm/folder.h"
 #include "vmm/hook.h"
 #include "vmm/memory.h"
 #include "vmm/park.h"
@@ -45,11 +46,6 @@ static struct {
 	struct memory_report report;
 } ram;
 
-static void complain(const char *what, const char *about, const char *hint)
-{
-	dprintf(STDERR_FILENO, "vmkd: %s: %s; %s\n", about, what, hint);
-}
-
 // ---- Names --------------------------------------------------------------------------------------
 
 static bool is_valid_name(const char *name)
@@ -76,27 +72,11 @@ bool link_prepare(void)
 	if (!name || !*name)
 		return false;
 	if (!is_valid_name(name)) {
-		complain("not a name of 1 to 63 letters, digits, '.', '_' and '-'", "VMKD_NAME",
-		         "the VM runs without a debugger link");
+		folder_complain("not a name of 1 to 63 letters, digits, '.', '_' and '-'", "VMKD_NAME",
+		                "the VM runs without a debugger link");
 		return false;
 	}
 	memcpy(at.name, name, strlen(name) + 1);
-	return true;
-}
-
-// A folder of ours alone: what is in it can be trusted.
-static bool make_private_dir(const char *path)
-{
-	struct stat st;
-	if (mkdir(path, 0700) && errno != EEXIST) {
-		complain(strerror(errno), path, "the folder for the VM's sockets cannot be made");
-		return false;
-	}
-	if (lstat(path, &st) || !S_ISDIR(st.st_mode) || st.st_uid != geteuid() || st.st_mode & 022) {
-		complain("not a folder that belongs to this user and that only this user may write", path,
-		         "set VMKD_RUNTIME_DIR to one");
-		return false;
-	}
 	return true;
 }
 
@@ -109,10 +89,10 @@ static bool make_address(void)
 	at.address.sun_family = AF_UNIX;
 	int path_len = snprintf(at.address.sun_path, sizeof(at.address.sun_path), "%s/vmm.sock", vm_dir);
 	if (len >= (int)sizeof(dir) || vm_len >= (int)sizeof(vm_dir) || path_len >= (int)sizeof(at.address.sun_path)) {
-		complain("longer than a socket's name may be (107 bytes)", "VMKD_RUNTIME_DIR", "set it to a shorter path");
+		folder_complain("longer than a socket's name may be (107 bytes)", "VMKD_RUNTIME_DIR", "set it to a shorter path");
 		return false;
 	}
-	return make_private_dir(dir) && make_private_dir(vm_dir);
+	return folder_make(dir, vm_dir);
 }
 
 // ---- The listening socket -----------------------------------------------------------------------
@@ -130,18 +110,18 @@ static bool open_listener(void)
 {
 	at.listen_fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (at.listen_fd < 0) {
-		complain(strerror(errno), "socket", "the VM runs without a debugger link");
+		folder_complain(strerror(errno), "socket", "the VM runs without a debugger link");
 		return false;
 	}
 	if (is_somebody_listening()) {
-		complain("another VM of this name is running", at.address.sun_path, "set VMKD_NAME to another name");
+		folder_complain("another VM of this name is running", at.address.sun_path, "set VMKD_NAME to another name");
 		return false;
 	}
 	(void)unlink(at.address.sun_path); // left by a VM that died; there may be none
 	// The mode is set between bind and listen, when nobody can connect yet.
 	if (bind(at.listen_fd, (struct sockaddr *)&at.address, sizeof(at.address)) ||
-	    chmod(at.address.sun_path, 0600) || listen(at.listen_fd, 4)) {
-		complain(strerror(errno), at.address.sun_path, "the VM runs without a debugger link");
+	    chmod(at.address.sun_path, folder_socket_mode()) || listen(at.listen_fd, 4)) {
+		folder_complain(strerror(errno), at.address.sun_path, "the VM runs without a debugger link");
 		return false;
 	}
 	return true;
@@ -335,20 +315,20 @@ void link_receive(void)
 			return;
 		int outcome = len <= 0 ? CALL_E_LINK : call_feed(&hook.call, &in, (size_t)len);
 		if (outcome == CALL_E_LINK_VERSION)
-			complain("speaks another version of the link", "the broker",
-			         "use vmkd and libvmkd-vmm.so of one build");
+			folder_complain("speaks another version of the link", "the broker",
+			                "use vmkd and libvmkd-vmm.so of one build");
 		if (outcome == CALL_E_LINK || outcome == CALL_E_LINK_VERSION)
 			drop_broker();
 	}
 }
 
-// One broker at a time; of this user, or root. A refused one sees the end of the stream instead of a LINK_HELLO.
+// One broker at a time; of this user, root, or the group (vmm/folder.h). A refused one sees the end of the stream instead of a LINK_HELLO.
 static bool may_connect(int fd, struct ucred *ret)
 {
 	struct ucred cred;
 	socklen_t len = sizeof(cred);
-	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &len) || (cred.uid != geteuid() && cred.uid != 0)) {
-		complain("belongs to another user", "a broker that has connected", "it was refused");
+	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &len) || !folder_admits(fd, &cred)) {
+		folder_complain("belongs to another user", "a broker that has connected", "it was refused");
 		return false;
 	}
 	struct pollfd former = { .fd = at.fd, .events = POLLRDHUP };
@@ -471,7 +451,7 @@ static bool start_thread(void)
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	pthread_attr_destroy(&attr);
 	if (err)
-		complain(strerror(err), "thread", "the VM runs without a debugger link");
+		folder_complain(strerror(err), "thread", "the VM runs without a debugger link");
 	return !err;
 }
 

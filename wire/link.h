@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 // The link between the VMM side (libvmkd-vmm.so inside the VMM process) and the broker (`vmkd serve`):
 // a Unix SOCK_SEQPACKET socket, RUNTIME/NAME/vmm.sock. The VMM side listens, one broker at a time connects; both run
-// as the same user (or the broker as root), checked with SO_PEERCRED. One message = struct link_head + body; one KD packet = one
-// message. Host byte order and layout: both ends are on one machine, and built from one source or refused by LINK_VERSION.
+// as the same user (or the broker as root, or as a member of the runtime folder's group), checked with SO_PEERCRED. One message = struct
+// link_head + body; one KD packet = one message. Host byte order and layout: both ends are on one machine, and built from one source or refused by LINK_VERSION.
 //
 // Rules: each end bounds body_len before it looks, refuses an unknown type or version by closing the connection, and never
 // blocks on a send: the VMM side treats a full socket buffer like no broker for the time being (the guest keeps its ring), the
