@@ -170,7 +170,7 @@ static const char *memory_way(struct console *console)
 	case VMKD_MEMORY_PROCESS: return "from the VM's RAM (process_vm_readv)";
 	case VMKD_MEMORY_PACKETS: break;
 	}
-	return "by asking the kernel";
+	return "in packets";
 }
 
 COMMAND(cmd_vertarget)

@@ -23,7 +23,7 @@ static const char USAGE[] = "usage: vmkd kd TARGET [-b] [-c COMMANDS] [-t SECOND
 			    "               stopped target breaks in for itself; g waits for the next stop\n"
 			    "  -t SECONDS   give up after so long\n"
 			    "  -v           tell about the connection on stderr; twice: every packet\n"
-			    "  --no-ram     ask the kernel for all memory, as of a target that is no VM; vertarget says how memory is read\n"
+			    "  --no-ram     read memory in packets only, as of a target that is no VM; vertarget says how it is read\n"
 			    "Without -c commands come from stdin. At the end the target runs on without this session's breakpoints; qs leaves it stopped.\n";
 
 struct arguments {

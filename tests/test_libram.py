@@ -21,7 +21,7 @@ from vm import GUARD_S, ROOT, VMKD, Hang, Vm, kvm, wait_for  # noqa: E402
 REPORT = Report()
 KVM, KVM_REMARK = kvm()
 TESTS = []
-MAPPED, PROCESS, PACKETS = "from the VM's RAM (mapped)", "from the VM's RAM (process_vm_readv)", "by asking the kernel"
+MAPPED, PROCESS, PACKETS = "from the VM's RAM (mapped)", "from the VM's RAM (process_vm_readv)", "in packets"
 
 HOOK = ("x64 hook KVM", "--accel", "kvm", "--link", "hook")
 X64 = ("x64 debugcon TCG", "--accel", "tcg", "--link", "debugcon")
