@@ -28,6 +28,9 @@ typedef size_t wire_word_t __attribute__((may_alias, aligned(1)));
 
 static inline void wire_copy(void *to, const void *from, size_t len)
 {
+#if __STDC_HOSTED__
+	__builtin_memmove(to, from, len);
+#else
 	uint8_t *t = to;
 	const uint8_t *f = from;
 	for (; len >= sizeof(wire_word_t); len -= sizeof(wire_word_t)) {
@@ -37,6 +40,7 @@ static inline void wire_copy(void *to, const void *from, size_t len)
 	}
 	while (len--)
 		*t++ = *f++;
+#endif
 }
 
 static inline void wire_zero(void *to, size_t len)

@@ -67,6 +67,26 @@ static void test_send_sizes(struct selftest *t)
 	selftest_end(t);
 }
 
+static void test_checksum(struct selftest *t)
+{
+	selftest_begin(t, "framing: the checksum is the sum of all bytes, whatever the length");
+	for (uint32_t i = 0; i < KDCOM_BODY_MAX; i++)
+		bytes[i] = (uint8_t)(i % 251 ? i : 255);
+	for (uint32_t len = 0; len <= KDCOM_BODY_MAX; len += len < 200 || len >= 3990 ? 1 : 79) {
+		const uint8_t *out;
+		size_t out_len;
+		uint32_t sum = 0;
+		for (uint32_t i = 0; i < len; i++)
+			sum += bytes[i];
+		kdcom_init(&k, KDCOM_TARGET);
+		CHECK(t, kdcom_send(&k, 2, bytes, len, NULL, 0, 0) == KDCOM_OK);
+		kdcom_output(&k, &out, &out_len);
+		CHECK(t, out_len == KDCOM_HEAD + (size_t)len + 1 && get_le32(out + 12) == sum);
+	}
+	wire_zero(bytes, sizeof(bytes));
+	selftest_end(t);
+}
+
 static void test_output_full(struct selftest *t)
 {
 	selftest_begin(t, "framing: output is full");
@@ -269,6 +289,7 @@ void selftest_framing(struct selftest *t)
 {
 	test_pieces(t);
 	test_send_sizes(t);
+	test_checksum(t);
 	test_output_full(t);
 	test_output_exact(t);
 	test_many_resets(t);
