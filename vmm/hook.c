@@ -21,6 +21,8 @@
 #define SET_USER_MEMORY_REGION2 _IOC(_IOC_WRITE, KVMIO, 0x49, 160)
 
 #define CR0_PE 1u
+// How long the VMM's exit is held up by a broker that does not take the guest's last words.
+#define EXIT_PATIENCE_MS 2000u
 #define SYNC_REGS ((uint64_t)(KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS))
 
 struct hook hook = { .lock = PTHREAD_MUTEX_INITIALIZER, .wake_fd = -1, .ram_version = 1 };
@@ -393,7 +395,8 @@ __attribute__((constructor)) static void hook_load(void)
 		pthread_atfork(NULL, NULL, after_fork_in_child);
 }
 
-// The VMM exits, perhaps with vCPUs in the middle of things: collect what there is, but do not insist.
+// The VMM exits, perhaps with vCPUs in the middle of things: collect what there is, but do not insist. What a broker that does not read leaves in the
+// ring it may find in the guest's RAM itself, where that is a file: it has had no goodbye then.
 __attribute__((destructor)) static void hook_unload(void)
 {
 	struct timespec soon;
@@ -404,6 +407,8 @@ __attribute__((destructor)) static void hook_unload(void)
 	if (pthread_mutex_timedlock(&hook.lock, &soon))
 		return;
 	hook.is_active = false;
+	end_locked(hook.owner, LINK_GONE_BYE, false);
+	link_drain(EXIT_PATIENCE_MS);
 	end_locked(hook.owner, LINK_GONE_BYE, true);
 	link_settle();
 	link_stop();

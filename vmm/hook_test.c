@@ -874,6 +874,57 @@ static void a_fork_leaves_the_link_to_the_parent(void **state)
 	end_broker(&b);
 }
 
+// The last test: a broker in a process of its own that begins to read only when this one, the VMM, is on its way out. It tells the process that
+// waits for all of this whether every word has come, and a goodbye.
+static int verdict_fds[2], go_fd = -1;
+
+static void read_last_words(struct broker *b, const int go[2])
+{
+	uint32_t words = 0, read_words = 0;
+	uint16_t type;
+	close(go[1]);
+	if (read(go[0], &words, sizeof(words)) != sizeof(words))
+		_exit(1);
+	(void)!read(go[0], &type, 1); // the end of the stream: the VMM exits
+	usleep(100000);               // and finds nobody reading
+	while ((type = broker_read(b)) == LINK_PACKET)
+		read_words += b->head.type == LINK_PACKET;
+	bool is_whole = read_words == words && type == LINK_UNREGISTERED && b->head.code == LINK_GONE_BYE && !broker_read(b);
+	dprintf(STDERR_FILENO, "at the VMM's exit: %u of %u words, then message %u\n", read_words, words, type);
+	(void)!write(verdict_fds[1], &is_whole, sizeof(is_whole));
+	_exit(0);
+}
+
+static void the_last_words_before_the_exit_are_not_lost(void **state)
+{
+	(void)state;
+	int go[2];
+	struct broker b;
+	uint32_t code = CODE_OK, words = 0;
+	register_area();
+	broker_hello(&b);
+	broker_send(&b, (struct link_head){ .type = LINK_ATTACH, .seq = LINK_VERSION }, NULL);
+	(void)broker_stats(&b); // it is attached
+	assert_int_equal(pipe2(go, O_CLOEXEC), 0);
+	pid_t pid = fork();
+	assert_true(pid >= 0);
+	if (pid == 0)
+		read_last_words(&b, go);
+	close(b.fd);
+	close(go[0]);
+	for (; words < 20000 && code == CODE_OK; words++) {
+		send_print("flood");
+		load_call(CALL_EXCHANGE, 0, 0);
+		assert_int_equal(cpu_run(&m.cpu[0]), RUN_DONE);
+		code = result() & ~RESULT_TAG_MASK;
+	}
+	assert_int_equal(code, CODE_NOBODY); // the socket is full; the rest stays in the ring
+	send_print("the very last");
+	words++;
+	assert_int_equal(write(go[1], &words, sizeof(words)), sizeof(words));
+	go_fd = go[1]; // closed on the way out
+}
+
 // ---- Start --------------------------------------------------------------------------------------
 
 static char runtime[64] = "/tmp/vmkd-hook-XXXXXX";
@@ -882,6 +933,7 @@ static int clean_up(void **state)
 {
 	(void)state;
 	machine_end();
+	close(go_fd);
 	return 0;
 }
 
@@ -928,10 +980,18 @@ static int run_preloaded(char **argv)
 static int become_daemon(void)
 {
 	int status = 1;
+	bool is_whole = false;
+	if (pipe2(verdict_fds, O_CLOEXEC))
+		return 1;
 	pid_t pid = fork();
 	if (pid == 0)
 		return -1;
+	close(verdict_fds[1]);
 	waitpid(pid, &status, 0);
+	if (read(verdict_fds[0], &is_whole, sizeof(is_whole)) != sizeof(is_whole) || !is_whole) {
+		fprintf(stderr, "FAILED: words that were printed before the VMM's exit are lost\n");
+		return 1;
+	}
 	return WIFEXITED(status) ? WEXITSTATUS(status) : 1;
 }
 
@@ -980,6 +1040,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test_teardown(the_other_cpu_sleeps_during_a_wait, leave_area),
 		cmocka_unit_test_teardown(changes_during_calls_are_survived, leave_area),
 		cmocka_unit_test(a_fork_leaves_the_link_to_the_parent),
+		cmocka_unit_test(the_last_words_before_the_exit_are_not_lost), // the last one: what it tests comes after main
 	};
 	return cmocka_run_group_tests_name("hook", tests, set_up, clean_up) ? 1 : 0;
 }

@@ -396,6 +396,17 @@ void link_settle(void)
 		wake_thread();
 }
 
+void link_drain(uint64_t ms)
+{
+	uint64_t deadline = hook_now_ms() + ms;
+	link_settle();
+	for (uint64_t now = hook_now_ms(); is_room_wanted() && now < deadline; now = hook_now_ms()) {
+		struct pollfd room = { .fd = at.is_starved ? -1 : at.fd, .events = POLLOUT };
+		(void)poll(&room, 1, at.is_starved ? (int)LINK_STARVED_MS : (int)(deadline - now));
+		link_settle();
+	}
+}
+
 // A message for a wait stays in the socket until the guest repeats the call; the end of the broker does not.
 static void serve(short broker_events)
 {

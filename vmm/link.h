@@ -43,6 +43,9 @@ void link_receive(void);
 // Outside calls: send what is owed as far as the socket takes it, and have the thread watch what has to be watched.
 void link_settle(void);
 
+// The process ends: send what is owed, and wait for a broker that does not take it, but not longer than `ms`.
+void link_drain(uint64_t ms);
+
 // The owner's RAM is about to change; is_lost: some of it goes away or elsewhere. A guest in a wait: the broker is told at once that it
 // knows nothing any more, which is in its socket before KVM takes the memory, and the thread finds out how it is then. What remains is the time until
 // the broker reads that: an answer that it is just making may still be of the memory that the guest had. A guest that runs:
