@@ -307,8 +307,7 @@ static void tell_memory(struct link_debugcon *d)
 
 	memory.generation = ++d->memory_generation;
 	memory.pid = (uint32_t)d->base.pid;
-	if (d->base.events->memory)
-		d->base.events->memory(d->base.arg, &memory, len, &d->ram.read_fd, memory.file_count);
+	d->base.events->memory(d->base.arg, &memory, len, &d->ram.read_fd, memory.file_count);
 }
 
 static void take_map(void *arg, const cJSON *answer)

@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: MIT
 // The link to libvmkd-vmm.so: a SEQPACKET socket that the library listens on (wire/link.h).
 #include <errno.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/pidfd.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
 #include "serve/guest_link.h"
+#include "serve/last_words.h"
 #include "util/rundir.h"
 #include "util/sock.h"
 
@@ -40,6 +43,7 @@ struct link_hook {
 	bool is_asleep; // the guest waits, and nothing was sent since that could wake it: nothing is to be expected
 	int in_fds[LINK_MEMORY_FILES_MAX]; // that came with the message in `in`
 	uint32_t in_fd_count;
+	struct last_words last_words;
 	uint8_t in[sizeof(struct link_head) + LINK_BODY_MAX + 1] __attribute__((aligned(8)));
 };
 
@@ -64,8 +68,41 @@ static void tell_no_memory(struct link_hook *h)
 {
 	const struct link_memory nothing = { .pid = (uint32_t)h->base.pid };
 
-	if (h->base.events->memory)
-		h->base.events->memory(h->base.arg, &nothing, offsetof(struct link_memory, pieces), NULL, 0);
+	h->base.events->memory(h->base.arg, &nothing, offsetof(struct link_memory, pieces), NULL, 0);
+}
+
+static void give_packet(void *arg, const struct link_head *head, const uint8_t *body)
+{
+	struct link_hook *h = arg;
+
+	h->base.events->packet(h->base.arg, head, body);
+}
+
+// The socket's end comes before the process is seen as ended: the kernel closes files first.
+#define DEATH_MS 200
+
+// Does the end of the connection mean the end of the VMM? If not, the guest lives on and tells the rest itself to our next connection.
+static bool is_vmm_dead(const struct link_hook *h)
+{
+	struct pollfd end = { .events = POLLIN };
+	pid_t pid;
+	uid_t uid;
+	bool is_dead;
+
+	if (!sock_peer(h->fd, &pid, &uid) || pid <= 0)
+		return false;
+	end.fd = pidfd_open(pid, 0);
+	if (end.fd < 0)
+		return errno == ESRCH;
+	is_dead = poll(&end, 1, DEATH_MS) > 0;
+	close(end.fd);
+	return is_dead;
+}
+
+static void collect_last_words(struct link_hook *h)
+{
+	if (h->last_words.has_guest && is_vmm_dead(h))
+		last_words_collect(&h->last_words, give_packet, h);
 }
 
 static void disconnect(struct link_hook *h)
@@ -77,6 +114,8 @@ static void disconnect(struct link_hook *h)
 		close(h->fd);
 	h->fd = -1;
 	h->has_hello = false;
+	last_words_gone(&h->last_words);
+	ram_files_drop(&h->last_words.files);
 	h->base.is_up = false;
 	out_clear(h);
 	retry_later(h);
@@ -97,9 +136,15 @@ static void refuse(struct link_hook *h, const char *why)
 
 // ---- Sending ------------------------------------------------------------------------------------------
 
+// Held back, even the end waits: edge-triggered, it is told once, and again with the change to EPOLLIN.
+static uint32_t wanted_events(const struct link_hook *h)
+{
+	return (h->is_held ? (uint32_t)EPOLLET : (uint32_t)EPOLLIN) | (h->out ? (uint32_t)EPOLLOUT : 0u);
+}
+
 static void watch(struct link_hook *h)
 {
-	loop_change(h->base.loop, &h->source, (h->is_held ? 0u : (uint32_t)EPOLLIN) | (h->out ? (uint32_t)EPOLLOUT : 0u));
+	loop_change(h->base.loop, &h->source, wanted_events(h));
 }
 
 // What is not read stays in the socket; when that is full, the library makes the vCPU wait a little (vmm/park.c).
@@ -232,6 +277,8 @@ static void take_hello(struct link_hook *h, const struct link_head *head, const 
 	if (hello.refused_version)
 		h->base.events->refused(h->base.arg);
 	if (hello.is_registered)
+		last_words_registered(&h->last_words, &hello.guest);
+	if (hello.is_registered)
 		h->base.events->registered(h->base.arg, &hello.guest);
 }
 
@@ -251,14 +298,20 @@ static void take_message(struct link_hook *h, const struct link_head *head, cons
 			break;
 		memcpy(&guest, body, sizeof(guest));
 		h->base.refused_version = 0;
+		last_words_registered(&h->last_words, &guest);
 		ev->registered(h->base.arg, &guest);
 		return;
 	case LINK_UNREGISTERED:
+		// The VMM exits, with its vCPUs stopped; what the socket had no room for is in the ring.
+		if (head->code == LINK_GONE_BYE)
+			last_words_collect(&h->last_words, give_packet, h);
+		last_words_gone(&h->last_words);
 		ev->gone(h->base.arg, head->code);
 		return;
 	case LINK_PACKET:
 		if (!packet_is_possible(head))
 			break;
+		last_words_seen(&h->last_words, head->seq);
 		ev->packet(h->base.arg, head, body);
 		return;
 	case LINK_WAIT:
@@ -274,6 +327,7 @@ static void take_message(struct link_hook *h, const struct link_head *head, cons
 	case LINK_MEMORY:
 		if (head->body_len < offsetof(struct link_memory, pieces) || head->body_len > sizeof(struct link_memory))
 			break;
+		last_words_memory(&h->last_words, (const struct link_memory *)body, head->body_len, h->in_fds, h->in_fd_count);
 		ev->memory(h->base.arg, (const struct link_memory *)body, head->body_len, h->in_fds, h->in_fd_count);
 		return;
 	case LINK_STATS:
@@ -364,6 +418,7 @@ static enum received receive_one(struct link_hook *h)
 		return RECEIVED_NOTHING;
 	if (len <= 0) {
 		close_fds(h);
+		collect_last_words(h);
 		disconnect(h);
 		return RECEIVED_ONE;
 	}
@@ -381,7 +436,7 @@ static void on_socket(struct loop_source *source, uint32_t events)
 
 	if (events & EPOLLOUT)
 		flush_queue(h);
-	if (h->fd >= 0 && events & (EPOLLIN | EPOLLHUP | EPOLLERR))
+	if (h->fd >= 0 && !h->is_held && events & (EPOLLIN | EPOLLHUP | EPOLLERR))
 		for (int i = 0; i < 64 && receive_one(h) == RECEIVED_OF_MANY; i++)
 			;
 }
@@ -402,7 +457,7 @@ static void try_connect(struct loop_timer *timer)
 	struct error *error = sock_connect_unix(h->path, SOCK_SEQPACKET, SOCK_NONBLOCK, &h->fd);
 
 	if (!error)
-		error = loop_add(h->base.loop, &h->source, h->fd, h->is_held ? 0 : EPOLLIN, on_socket, h);
+		error = loop_add(h->base.loop, &h->source, h->fd, wanted_events(h), on_socket, h);
 	if (!error)
 		loop_poll(h->base.loop, &h->source, poll_socket);
 	if (error) {
@@ -425,6 +480,7 @@ static void hook_destroy(struct guest_link *link)
 	if (h->fd >= 0)
 		close(h->fd);
 	out_clear(h);
+	last_words_deinit(&h->last_words);
 	free(h);
 }
 

@@ -8,14 +8,18 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "serve/guest_link.h"
 #include "util/sock.h"
+#include "vmm/fake_guest.h"
 #include "wire/kdapi.h"
 
 static struct loop loop;
@@ -355,8 +359,8 @@ static int count_fds(void)
 	return count;
 }
 
-// A message of `len` body bytes with the listener's descriptor attached fd_count times.
-static void tell_with_fds(uint16_t type, const void *body, uint32_t len, unsigned fd_count)
+// A message of `len` body bytes with `fd` attached fd_count times.
+static void tell_with_fds(uint16_t type, const void *body, uint32_t len, int fd, unsigned fd_count)
 {
 	union {
 		struct cmsghdr head;
@@ -370,7 +374,7 @@ static void tell_with_fds(uint16_t type, const void *body, uint32_t len, unsigne
 	assert_true(fd_count <= 16);
 	control.head = (struct cmsghdr){ CMSG_LEN(fd_count * sizeof(int)), SOL_SOCKET, SCM_RIGHTS };
 	for (unsigned i = 0; i < fd_count; i++)
-		memcpy(CMSG_DATA(&control.head) + i * sizeof(int), &listener, sizeof(int));
+		memcpy(CMSG_DATA(&control.head) + i * sizeof(int), &fd, sizeof(int));
 	assert_int_equal(sendmsg(peer, &message, MSG_NOSIGNAL), sizeof(head) + len);
 }
 
@@ -384,9 +388,9 @@ static void test_memory(void **state)
 	greet(LINK_VERSION, false);
 	turns(1);
 	before = count_fds();
-	tell_with_fds(LINK_MEMORY, &memory, sizeof(memory), LINK_MEMORY_FILES_MAX);
+	tell_with_fds(LINK_MEMORY, &memory, sizeof(memory), listener, LINK_MEMORY_FILES_MAX);
 	memory.piece_count = 2;
-	tell_with_fds(LINK_MEMORY, &memory, offsetof(struct link_memory, pieces) + 2 * sizeof(memory.pieces[0]), 1);
+	tell_with_fds(LINK_MEMORY, &memory, offsetof(struct link_memory, pieces) + 2 * sizeof(memory.pieces[0]), listener, 1);
 	tell(LINK_MEMORY, 0, &memory, offsetof(struct link_memory, pieces), 0, 0);
 	turns(3);
 	did("up memory(120,3864,8) memory(2,88,1) memory(2,24,0)");
@@ -400,7 +404,7 @@ static void refuses_with_fds(uint16_t type, uint32_t len, unsigned fd_count)
 	int before = count_fds();
 
 	memcpy(body, &memory, sizeof(memory));
-	tell_with_fds(type, body, len, fd_count);
+	tell_with_fds(type, body, len, listener, fd_count);
 	turns(1);
 	did("memory(0,24,0) down");
 	assert_int_equal(count_fds(), before - 1); // the connection itself
@@ -426,6 +430,160 @@ static void test_refused_memory(void **state)
 	refuses_with_fds(LINK_WAIT, 0, 1); // not here
 	refuses_with_fds(LINK_HELLO, 0, 3); // not now
 	assert_int_equal(link_under_test->messages_refused, 6);
+}
+
+// ---- The end of the VMM -------------------------------------------------------------------------------
+
+#define RAM_PAGES 32u
+
+static int ram_fd;
+static struct fake_guest guest;
+
+static void say(uint8_t byte)
+{
+	uint8_t body[17] = { 0 };
+
+	body[16] = byte;
+	fake_guest_send(&guest, KD_PACKET_DEBUG_IO, 16, body, sizeof(body));
+}
+
+static void make_ram(void)
+{
+	uint8_t *ram;
+
+	ram_fd = memfd_create("ram", MFD_CLOEXEC);
+	assert_int_equal(ftruncate(ram_fd, RAM_PAGES * AREA_PAGE_SIZE), 0);
+	ram = mmap(NULL, RAM_PAGES * AREA_PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, ram_fd, 0);
+	assert_true(ram != MAP_FAILED);
+	guest = (struct fake_guest){ 0 };
+	fake_guest_init(&guest, ram, 0x100000, 2, 4, 2, 0x1234567);
+}
+
+static void lose_ram(void)
+{
+	munmap(guest.ram, RAM_PAGES * AREA_PAGE_SIZE);
+	close(ram_fd);
+}
+
+// A VMM whose guest says three things, of which it has passed on the first.
+static void tell_three(void)
+{
+	struct link_memory m = { .generation = 1, .piece_count = 1, .file_count = 1,
+				 .pieces = { { .gpa = 0x100000, .size = RAM_PAGES * AREA_PAGE_SIZE } } };
+	struct link_guest registration = { .arch = ARCH_X64, .head_gpa = fake_guest_head(&guest).v };
+	struct {
+		struct link_head head;
+		uint8_t body[17];
+	} packet = { { .type = LINK_PACKET, .body_len = 17, .seq = 1, .kd_type = KD_PACKET_DEBUG_IO, .hdr_len = 16 }, { [16] = 0xA1 } };
+
+	greet(LINK_VERSION, false);
+	tell_with_fds(LINK_MEMORY, &m, offsetof(struct link_memory, pieces) + sizeof(m.pieces[0]), ram_fd, 1);
+	tell(LINK_REGISTERED, 0, &registration, sizeof(registration), 0, 0);
+	say(0xA1);
+	say(0xA2);
+	say(0xA3);
+	assert_int_equal(send(peer, &packet, sizeof(packet.head) + 17, MSG_NOSIGNAL), sizeof(packet.head) + 17);
+}
+
+// The process that listens is the VMM. -> its id.
+static pid_t start_vmm(void)
+{
+	int pipe_fds[2];
+	pid_t pid;
+	char byte;
+
+	assert_int_equal(pipe(pipe_fds), 0);
+	assert_true(unlink(path) == 0 && close(listener) == 0);
+	pid = fork();
+	if (pid == 0) {
+		if (sock_listen_unix(path, SOCK_SEQPACKET, 0, &listener) || write(pipe_fds[1], "x", 1) != 1)
+			_exit(1);
+		peer = accept(listener, NULL, NULL);
+		tell_three();
+		for (;;)
+			pause();
+	}
+	assert_int_equal(read(pipe_fds[0], &byte, 1), 1);
+	close(pipe_fds[0]);
+	close(pipe_fds[1]);
+	return pid;
+}
+
+static void test_last_words(void **state)
+{
+	pid_t vmm;
+	int status;
+
+	(void)state;
+	make_ram();
+	vmm = start_vmm();
+	while (!strstr(log_text, "packet"))
+		turns(1);
+	did("up memory(1,56,1) registered(8664) packet(3 a1)");
+	assert_int_equal(kill(vmm, SIGKILL), 0);
+	while (!strstr(log_text, "down"))
+		turns(1);
+	did("packet(3 a2) packet(3 a3) memory(0,24,0) down");
+	assert_int_equal(waitpid(vmm, &status, 0), vmm);
+	lose_ram();
+	assert_null(sock_listen_unix(path, SOCK_SEQPACKET, 0, &listener));
+}
+
+// It lets go of us and lives on: the guest tells the rest through the next connection.
+static void test_connection_ends_and_vmm_lives(void **state)
+{
+	(void)state;
+	make_ram();
+	meet();
+	tell_three();
+	turns(4);
+	did("up memory(1,56,1) registered(8664) packet(3 a1)");
+	close(peer);
+	turns(1);
+	did("memory(0,24,0) down");
+	meet();
+	lose_ram();
+}
+
+// The VMM exits in good order; what its socket had no room for is in the ring.
+static void test_vmm_says_goodbye(void **state)
+{
+	const struct link_head bye = { .type = LINK_UNREGISTERED, .code = LINK_GONE_BYE }, reset = { .type = LINK_UNREGISTERED, .code = LINK_GONE_RESET };
+
+	(void)state;
+	make_ram();
+	meet();
+	tell_three();
+	assert_int_equal(send(peer, &bye, sizeof(bye), 0), sizeof(bye));
+	turns(6);
+	did("up memory(1,56,1) registered(8664) packet(3 a1) packet(3 a2) packet(3 a3) gone(3)");
+	close(peer);
+	turns(1);
+	did("memory(0,24,0) down");
+	meet();
+	tell_three(); // a reset: that memory is somebody else's by now
+	assert_int_equal(send(peer, &reset, sizeof(reset), 0), sizeof(reset));
+	turns(6);
+	did("up memory(1,56,1) registered(8664) packet(3 a1) gone(1)");
+	lose_ram();
+}
+
+// While the debugger is behind, even the end waits.
+static void test_held_link_does_not_end(void **state)
+{
+	(void)state;
+	meet();
+	greet(LINK_VERSION, false);
+	turns(1);
+	link_under_test->ops->hold(link_under_test, true);
+	tell(LINK_WAIT, 0, NULL, 0, 0, 0);
+	close(peer);
+	turns(3);
+	did("up");
+	link_under_test->ops->hold(link_under_test, false);
+	turns(2);
+	did("waits(2) memory(0,24,0) down");
+	meet();
 }
 
 static void test_held_link_takes_nothing(void **state)
@@ -458,6 +616,10 @@ int main(void)
 		T(test_peer_goes_and_comes),
 		T(test_memory),
 		T(test_refused_memory),
+		T(test_last_words),
+		T(test_connection_ends_and_vmm_lives),
+		T(test_vmm_says_goodbye),
+		T(test_held_link_does_not_end),
 		T(test_held_link_takes_nothing),
 	};
 

@@ -12,6 +12,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include "serve/ram_files.h"
 #include "util/cleanup.h"
 #include "util/rundir.h"
 #include "util/sock.h"
@@ -37,9 +38,9 @@ struct ram_sock {
 	bool is_off;
 	char path[RUNDIR_PATH_MAX];
 	struct stop_page *page; // NULL when off
-	struct link_memory memory;
-	size_t memory_len;
-	int fds[FDS_MAX]; // [0] the stop page for readers, then memory.file_count files
+	int page_fd; // for readers; -1 when off
+	uint32_t generation; // of what is told
+	struct ram_files files;
 	struct program programs[RAM_SOCK_PROGRAMS_MAX];
 };
 
@@ -111,7 +112,7 @@ static struct error *make_page(struct ram_sock *s)
 		return error;
 	error = take_ownership(page);
 	if (!error) {
-		error = seal(fd, &s->fds[0]);
+		error = seal(fd, &s->page_fd);
 		if (error)
 			give_up_ownership(page); // or it would stay on the thread's list, unmapped
 	}
@@ -176,28 +177,23 @@ static void on_program(struct loop_source *source, uint32_t events)
 
 static void tell(struct program *p)
 {
-	struct ram_sock *s = p->owner;
-	uint32_t fds_len = (1 + s->memory.file_count) * (uint32_t)sizeof(int);
-	struct link_head head = { .type = LINK_MEMORY, .body_len = (uint32_t)s->memory_len };
-	struct iovec parts[2] = { { &head, sizeof(head) }, { &s->memory, s->memory_len } };
+	const struct ram_files *files = &p->owner->files;
+	const struct link_memory *m = &files->memory;
+	uint32_t fds_len = (1 + m->file_count) * (uint32_t)sizeof(int);
+	size_t len = offsetof(struct link_memory, pieces) + m->piece_count * sizeof(m->pieces[0]);
+	struct link_head head = { .type = LINK_MEMORY, .body_len = (uint32_t)len };
+	struct iovec parts[2] = { { &head, sizeof(head) }, { (void *)(uintptr_t)m, len } };
 	union {
 		struct cmsghdr head;
 		uint8_t bytes[CMSG_SPACE(FDS_MAX * sizeof(int))];
 	} control = { .head = { CMSG_LEN(fds_len), SOL_SOCKET, SCM_RIGHTS } };
 	struct msghdr message = { .msg_iov = parts, .msg_iovlen = 2, .msg_control = &control, .msg_controllen = CMSG_SPACE(fds_len) };
 
-	memcpy(CMSG_DATA(&control.head), s->fds, fds_len);
+	memcpy(CMSG_DATA(&control.head), &p->owner->page_fd, sizeof(int));
+	memcpy(CMSG_DATA(&control.head) + sizeof(int), files->fds, fds_len - sizeof(int));
 	// A program that has not even read what came before would go on with memory that is no more.
 	if (sendmsg(p->fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
 		hang_up(p);
-}
-
-static bool peer_is_allowed(int fd)
-{
-	pid_t pid;
-	uid_t uid;
-
-	return sock_peer(fd, &pid, &uid) && (uid == geteuid() || uid == 0);
 }
 
 static struct program *find_free(struct ram_sock *s)
@@ -216,7 +212,7 @@ static void on_connection(struct loop_source *source, uint32_t events)
 	struct error *error;
 
 	(void)events;
-	if (fd < 0 || s->is_off || !p || !peer_is_allowed(fd))
+	if (fd < 0 || s->is_off || !p || !sock_peer_is_allowed(fd))
 		return;
 	(void)!setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof(size)); // if not, it is the default
 	error = loop_add(s->loop, &p->source, fd, EPOLLIN | EPOLLRDHUP, on_program, p);
@@ -230,53 +226,18 @@ static void on_connection(struct loop_source *source, uint32_t events)
 
 // ---- Memory -------------------------------------------------------------------------------------------
 
-static void forget_files(struct ram_sock *s)
-{
-	for (uint32_t i = 0; i < s->memory.file_count; i++)
-		close(s->fds[1 + i]);
-	s->memory = (struct link_memory){ .generation = s->memory.generation + 1 };
-	s->memory_len = offsetof(struct link_memory, pieces);
-}
-
-static bool is_possible(const struct link_memory *m, size_t len, uint32_t fd_count)
-{
-	return len >= offsetof(struct link_memory, pieces) && m->piece_count <= LINK_MEMORY_PIECES_MAX &&
-	       len == offsetof(struct link_memory, pieces) + m->piece_count * sizeof(m->pieces[0]) &&
-	       m->file_count == fd_count && fd_count <= LINK_MEMORY_FILES_MAX;
-}
-
-// -> false: out of descriptors; nothing is kept.
-static bool keep_files(struct ram_sock *s, const int *fds, uint32_t count)
-{
-	for (uint32_t i = 0; i < count; i++) {
-		s->fds[1 + i] = fcntl(fds[i], F_DUPFD_CLOEXEC, 0);
-		if (s->fds[1 + i] >= 0)
-			continue;
-		while (i)
-			close(s->fds[i--]);
-		return false;
-	}
-	return true;
-}
-
 void ram_sock_memory(struct ram_sock *s, const struct link_memory *m, size_t len, const int *fds, uint32_t fd_count)
 {
-	uint32_t generation;
 	bool was_asleep;
 
 	if (!s || !s->page)
 		return;
 	was_asleep = is_asleep(s);
 	ram_sock_wakes(s);
-	forget_files(s);
-	generation = s->memory.generation;
-	if (is_possible(m, len, fd_count) && keep_files(s, fds, fd_count)) {
-		memcpy(&s->memory, m, len);
-		s->memory_len = len;
-		s->memory.generation = generation; // ours: the link's begins again with each connection
-		s->memory.is_permitted = 0;        // that was for the broker
-	}
-	s->page->memory_generation = generation;
+	(void)ram_files_keep(&s->files, m, len, fds, fd_count); // not kept: programs are told of none
+	s->files.memory.generation = ++s->generation; // ours: the link's begins again with each connection
+	s->files.memory.is_permitted = 0;             // that was for the broker
+	s->page->memory_generation = s->generation;
 	for (uint32_t i = 0; i < RAM_SOCK_PROGRAMS_MAX; i++)
 		if (s->programs[i].fd >= 0)
 			tell(&s->programs[i]);
@@ -308,8 +269,7 @@ struct error *ram_sock_create(struct loop *loop, const char *vm_name, bool is_of
 		return error_create(ENOMEM, "out of memory");
 	s->loop = loop;
 	s->is_off = is_off;
-	s->listener = s->source.fd = s->fds[0] = -1;
-	s->memory_len = offsetof(struct link_memory, pieces);
+	s->listener = s->source.fd = s->page_fd = -1;
 	for (uint32_t i = 0; i < RAM_SOCK_PROGRAMS_MAX; i++)
 		s->programs[i] = (struct program){ .owner = s, .source.fd = -1, .fd = -1 };
 	error = start(s, vm_name);
@@ -333,13 +293,13 @@ void ram_sock_destroy(struct ram_sock *s)
 	for (uint32_t i = 0; i < RAM_SOCK_PROGRAMS_MAX; i++)
 		if (s->programs[i].fd >= 0)
 			hang_up(&s->programs[i]);
-	forget_files(s);
+	ram_files_drop(&s->files);
 	if (s->page) {
 		ram_sock_wakes(s);
 		give_up_ownership(s->page);
 		munmap(s->page, STOP_PAGE_SIZE);
 	}
-	if (s->fds[0] >= 0)
-		close(s->fds[0]);
+	if (s->page_fd >= 0)
+		close(s->page_fd);
 	free(s);
 }

@@ -4,8 +4,9 @@
 $(call unit_test,session_test,serve/session_test.c serve/session.c util/buf.c wire/kdapi.c,-lcmocka)
 $(call unit_test,doorbell_test,serve/doorbell_test.c serve/doorbell.c,-lcmocka)
 $(call unit_test,ctl_test,serve/ctl_test.c serve/ctl.c util/error.c util/buf.c util/loop.c util/polling.c util/rundir.c util/sock.c,-lcmocka -lcjson)
-$(call unit_test,link_hook_test,serve/link_hook_test.c serve/link_hook.c util/error.c util/loop.c util/polling.c util/rundir.c util/sock.c,-lcmocka)
-$(call unit_test,ram_sock_test,serve/ram_sock_test.c serve/ram_sock.c util/error.c util/loop.c util/polling.c util/rundir.c util/sock.c,-lcmocka)
+$(call unit_test,link_hook_test,serve/link_hook_test.c vmm/fake_guest.c serve/link_hook.c serve/last_words.c serve/ram_files.c memory/ram.c vmm/area.c wire/ring.c util/error.c util/loop.c util/polling.c util/rundir.c util/sock.c,-lcmocka)
+$(call unit_test,ram_sock_test,serve/ram_sock_test.c serve/ram_sock.c serve/ram_files.c util/error.c util/loop.c util/polling.c util/rundir.c util/sock.c,-lcmocka)
+$(call unit_test,last_words_test,serve/last_words_test.c serve/last_words.c serve/ram_files.c memory/ram.c vmm/area.c vmm/fake_guest.c wire/ring.c,-lcmocka)
 $(call unit_test,pause_test,serve/pause_test.c serve/pause.c util/error.c util/loop.c util/polling.c util/rundir.c,-lcmocka -lcjson)
 $(call unit_test,memory_map_test,serve/memory_map_test.c serve/memory_map.c,-lcmocka)
 
@@ -13,4 +14,4 @@ $(call fuzz_target,session_fuzz,serve/session_fuzz.c serve/session.c util/buf.c 
 $(call fuzz_target,memory_map_fuzz,serve/memory_map_fuzz.c serve/memory_map.c)
 $(call fuzz_target,doorbell_fuzz,serve/doorbell_fuzz.c serve/doorbell.c)
 $(call fuzz_target,ctl_fuzz,serve/ctl_fuzz.c serve/ctl.c util/error.c util/buf.c util/loop.c util/polling.c util/rundir.c util/sock.c,-lcjson)
-$(call fuzz_target,link_hook_fuzz,serve/link_hook_fuzz.c serve/link_hook.c util/error.c util/loop.c util/polling.c util/rundir.c util/sock.c)
+$(call fuzz_target,link_hook_fuzz,serve/link_hook_fuzz.c serve/link_hook.c serve/last_words.c serve/ram_files.c memory/ram.c vmm/area.c wire/ring.c util/error.c util/loop.c util/polling.c util/rundir.c util/sock.c)

@@ -97,16 +97,16 @@ static int find_pages(const struct area_head *h, const struct gpa_map *map, uint
 	return AREA_OK;
 }
 
-static int start_rings(struct area *a, const struct area_head *h)
+static int start_rings(struct area *a, const struct area_head *h, uint32_t tx_tail)
 {
-	if (ring_init(&a->tx, &a->page[1], h->tx_pages, h->tx_base) ||
+	if (ring_init(&a->tx, &a->page[1], h->tx_pages, tx_tail) ||
 	    ring_init(&a->rx, &a->page[1 + h->tx_pages], h->rx_pages, h->rx_tail) ||
 	    ring_set_head(&a->tx, h->tx_head))
 		return AREA_E_HEAD;
 	return AREA_OK;
 }
 
-int area_register(struct area *a, const struct gpa_map *map, gpa_t head)
+static int take_over(struct area *a, const struct gpa_map *map, gpa_t head, bool is_dead)
 {
 	const uint8_t *page = gpa_map_page(map, head);
 	if (!page)
@@ -122,7 +122,7 @@ int area_register(struct area *a, const struct gpa_map *map, gpa_t head)
 		return err;
 
 	memcpy(a->page, pages, h.page_count * sizeof(pages[0]));
-	err = start_rings(a, &h);
+	err = start_rings(a, &h, is_dead ? h.tx_tail : h.tx_base);
 	if (err) {
 		area_forget(a);
 		return err;
@@ -138,6 +138,16 @@ int area_register(struct area *a, const struct gpa_map *map, gpa_t head)
 	a->rx_seq = h.rx_done_seq;
 	a->is_registered = true;
 	return AREA_OK;
+}
+
+int area_register(struct area *a, const struct gpa_map *map, gpa_t head)
+{
+	return take_over(a, map, head, false);
+}
+
+int area_reopen(struct area *a, const struct gpa_map *map, gpa_t head)
+{
+	return take_over(a, map, head, true);
 }
 
 void area_forget(struct area *a)

@@ -72,6 +72,10 @@ struct area_words {
 // written. -> AREA_OK, AREA_E_ADDRESS, AREA_E_VERSION, AREA_E_HEAD, AREA_E_PAGES; *a is as after area_forget on failure.
 WIRE_MUST_CHECK int area_register(struct area *a, const struct gpa_map *map, gpa_t head);
 
+// The guest is dead: the same, but what lies in the transmit ring behind tx_tail is still to be taken. Nothing is written by this or by taking from
+// area.tx, so the map may be of memory that can only be read. Outcomes as above.
+WIRE_MUST_CHECK int area_reopen(struct area *a, const struct gpa_map *map, gpa_t head);
+
 // Forget the area; nothing is written. Harmless when not registered.
 void area_forget(struct area *a);
 
