@@ -29,6 +29,16 @@ static void greet_new_host(struct transport *t, uint32_t attention)
 	}
 }
 
+// While prints come by the handful at every tick, a call for each tick would be one for a few lines on a slow machine: they wait for
+// two or three ticks without, for the ring to be half full, or for the second to be over. One tick without says little: it may have come late, right
+// before the next.
+static bool is_flood_over(struct transport *t)
+{
+	bool is_over = t->new_prints <= 2;
+	t->new_prints /= 2;
+	return is_over;
+}
+
 static bool is_call_due(struct transport *t, uint32_t attention)
 {
 	bool is_print_poll = t->is_print_poll;
@@ -40,7 +50,7 @@ static bool is_call_due(struct transport *t, uint32_t attention)
 	if (!t->is_phase1)
 		return true;
 	// A call for each print would be one exit a line: the tick collects them.
-	return !t->is_nobody && !is_print_poll && ring_used(&t->area.tx) != 0;
+	return !is_print_poll && is_flood_over(t) && !t->is_nobody && ring_used(&t->area.tx) != 0;
 }
 
 static bool poll(struct transport *t)

@@ -110,11 +110,15 @@ static void send_print(struct transport *t, const struct send_packet *p)
 		return;
 	}
 	t->is_print_poll = true;
+	if (t->new_prints < NEW_PRINTS_MAX)
+		t->new_prints++;
 	if ((t->features & AREA_FEATURE_PRINT_BATCH) && ring_used(&t->area.tx) <= t->area.tx.capacity / 2)
 		return;
 	uint32_t code = link_call(t, CALL_EXCHANGE, 0, 0);
 	if (code == CODE_NOBODY || code == CODE_SILENT)
 		transport_set_present(t, false); // what is in the ring stays there for a broker that comes later
+	else
+		transport_second_begins(t); // this call was as good as a heartbeat
 }
 
 static void send_ask(struct transport *t, const struct send_packet *p)

@@ -124,7 +124,8 @@ static inline void assert_works(void)
 	assert_int_equal(h->got[(h->got_count - 1) % FAKE_GOT_MAX].kd_type, KD_PACKET_MANIPULATE);
 	assert_true(h->got_count >= got + 2);
 	send_print(64);
-	(void)poll(); // collects
+	for (int i = 0; i < 3; i++)
+		(void)poll(); // collects, whatever was printed before
 	assert_int_equal(h->got[(h->got_count - 1) % FAKE_GOT_MAX].kd_type, KD_PACKET_DEBUG_IO);
 	h->is_breakin = true;
 	pass_second();

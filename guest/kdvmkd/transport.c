@@ -56,6 +56,12 @@ bool transport_second(struct transport *t)
 	return true;
 }
 
+void transport_second_begins(struct transport *t)
+{
+	t->second_time = t->machine->interrupt_time(t->ctx);
+	t->second_cycles = t->machine->cycles(t->ctx);
+}
+
 void transport_start(struct transport *t)
 {
 	if (!transport_enter(t))
