@@ -49,11 +49,14 @@ static void run_flood(uint64_t arg)
         uint64_t lines = TkFlood.wanted;
         uint64_t start = hal_tsc();
 
-        for (uint64_t i = 1; i <= lines; i++)
+        for (uint64_t i = 1; i <= lines; i++) {
             say_64(i);
+            TkFlood.done++;
+        }
+        if (lines > 0 && TkFlood.end)
+            hal_triple_fault();
         if (lines > 0) {
             TkFlood.ticks = hal_tsc() - start;
-            TkFlood.done += lines;
             TkFlood.wanted = 0;
             DbgPrint("TK: flood done\n");
         }
