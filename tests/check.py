@@ -44,6 +44,11 @@ def python(script, *args):
     return [sys.executable, "-u", script, *args]
 
 
+def with_ram(how, command):
+    """The command with brokers that answer from RAM, do not, or compare: tests/vm.py."""
+    return ["env", f"VMKD_TEST_RAM={how}", *command]
+
+
 def stages(long):
     fuzz_args = ["--seconds", "3600"] if long else ["--runs", "20000"]
     built = ("build",)
@@ -79,6 +84,10 @@ def stages(long):
         Stage("walk", "page walks against QEMU's own, in every paging mode", python("tests/test_walk.py"), built),
         Stage("hostile", "a hostile guest module against VMM and broker", python("tests/test_hostile.py"), built),
         Stage("e2e", "the whole way: guest, VMM, broker, client", python("tests/test_e2e.py"), built, guard=2400),
+        Stage("ram", "answers from RAM against the guest's own", python("tests/test_ram.py"), built),
+        Stage("e2e-check-ram", "the whole way, every answer held against RAM", with_ram("check", python("tests/test_e2e.py")), built, guard=2400),
+        Stage("console-check-ram", "vmkd kd, every answer held against RAM",
+              with_ram("check", python("tests/test_console.py", "--link", "debugcon")), built, guard=1800),
         Stage("demo", "./demo without a terminal", ["tests/demo.sh"], built),
         Stage("mutants", "small faults that the tests must notice", python("tests/mutants.py"), built, slots=2,
               guard=5400, only_when_asked=True),

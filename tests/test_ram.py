@@ -1,0 +1,401 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""Answers from RAM, the whole way: whoever answers, broker or guest, the bytes are the same; what must go to the guest does; --check-ram
+finds a guest that lies.
+
+    tests/test_ram.py             all
+    tests/test_ram.py WORD…       the tests whose names contain one of the words
+"""
+import os
+import re
+import signal
+import struct
+import sys
+import time
+import traceback
+
+os.environ.pop("VMKD_TEST_RAM", None)  # these tests say themselves what a broker does with RAM
+
+from kdclient import API, DATA_MAX, MANIPULATE, KdClient, KdError, KdTimeout, Stop  # noqa: E402
+from report import Report  # noqa: E402
+from vm import GUARD_S, Hang, Vm, kvm, wait_for  # noqa: E402
+
+REPORT = Report()
+KVM, KVM_REMARK = kvm()
+TESTS = []
+PAGE = 4096
+RAM = 256 << 20
+BIG = 8 << 20  # of TkBigMap
+
+HOOK = ("x64 hook KVM", "--accel", "kvm", "--link", "hook")
+X64 = ("x64 debugcon TCG", "--accel", "tcg", "--link", "debugcon")
+X86 = ("x86 debugcon TCG", "--arch", "x86", "--accel", "tcg", "--link", "debugcon")
+ALL = (HOOK, X64, X86)
+
+
+def test(configs, title):
+    """Registers a test for each configuration; it is called with a function that makes its Vm, and fails by raising."""
+    def register(function):
+        for name, *arguments in configs:
+            TESTS.append((f"{title} [{name}]", function, arguments))
+        return function
+    return register
+
+
+class Failed(Exception):
+    pass
+
+
+def expect(condition, what):
+    if not condition:
+        raise Failed(what)
+
+
+def connect(vm):
+    return KdClient(timeout=GUARD_S).connect(str(vm.kd_socket()))
+
+
+def attach(kd):
+    """Stopped, past every module notice."""
+    stop = kd.attach()
+    while not isinstance(stop, Stop):
+        kd.go()
+        stop = kd.attach()
+    return stop
+
+
+def variables(kd, *names):
+    """The values of the kernel's 8-byte variables."""
+    exports = kd.exports(kd.version().kern_base)
+    return [kd.extend(kd.read_u64(exports[name])) for name in names]
+
+
+def ask(kd, body):
+    """The whole body of the answer to this whole body."""
+    expect(kd.link.send(MANIPULATE, body), "a request was not acknowledged")
+    deadline = time.monotonic() + GUARD_S
+    while True:
+        for i, (packet_type, reply) in enumerate(kd.link.received):
+            if packet_type == MANIPULATE:
+                del kd.link.received[i]
+                return reply
+        expect(kd.link.pump(deadline) is not None, "no answer")
+
+
+# ---- the same bytes --------------------------------------------------------------------------------------------
+
+HERE, GUEST = True, False  # who answers while RAM is used
+
+
+def head(api, union, processor=0):
+    # Level, status and padding are nobody's business, and come back as the guest does it.
+    return struct.pack("<IHHII", API[api], 6, processor, 0, 0) + union.ljust(40, b"\0")
+
+
+def read(where, address, count, flags=0):
+    return head(where, struct.pack("<QII", address & (1 << 64) - 1, count, flags))
+
+
+def search(address, length, pattern):
+    return head("SearchMemory", struct.pack("<QQI", address & (1 << 64) - 1, length, len(pattern))) + pattern
+
+
+def virtual_reads(kd, base, big, mixed, rom):
+    for count in (1, 2, 3, 4, 7, 8, 100, DATA_MAX - 1, DATA_MAX, DATA_MAX + 1, 4000, 65536, 0xFFFFFFFF):
+        yield HERE, read("ReadVirtual", base, count)
+    yield GUEST, read("ReadVirtual", base, 0)
+    yield HERE, read("ReadVirtual", big, 16, flags=0x1234)  # the field is for the reply
+    for at in (PAGE, 5 * PAGE, BIG // 2, BIG // 2 + (1 << 21)):  # scattered pages, then large ones
+        for count in (2, 4, 200, DATA_MAX):
+            yield HERE, read("ReadVirtual", big + at - count // 2, count)
+    for page in range(9):
+        if page != rom:
+            yield page % 2 == 0, read("ReadVirtual", mixed + page * PAGE, 16)
+            yield page % 2 == 0, read("ReadVirtual", mixed + page * PAGE + 100, DATA_MAX)
+    for address in (0, 1 << 47, (1 << 63) - 4, -(1 << 47) - 8, -1, -4):
+        yield GUEST, read("ReadVirtual", address, 8)
+    if not kd.is64:
+        yield HERE, read("ReadVirtual", base & 0xFFFFFFFF, 100)
+        yield GUEST, read("ReadVirtual", base & 0xFFFFFFFF | 0x1234 << 32, 100)
+
+
+def physical_reads(rom):
+    for flags in range(5):
+        yield flags < 2, read("ReadPhysical", 0x1000, 64, flags)
+    for count in (1, 2, 4, 100, DATA_MAX, DATA_MAX + 1, 1 << 20):
+        yield HERE, read("ReadPhysical", RAM - 0x10000 + 3, count)
+    yield GUEST, read("ReadPhysical", 0x1000, 0)
+    for address in (*([] if rom else [0xF0000 - 2, 0xF0000]), 0xFEE00020, RAM - (1 << 17) + (1 << 30), 1 << 40, (1 << 64) - 4):
+        yield GUEST, read("ReadPhysical", address, 4)
+
+
+def searches(kd, big, mixed):
+    def word(address):
+        return struct.pack("<Q", address if kd.is64 else address & 0xFFFFFFFF)
+    for at in (0, 8, PAGE - 8, 17 * PAGE, 0x20000):
+        yield HERE, search(big, 0x20100, word(big + at))
+        yield HERE, search(big + 1, 0x20100, word(big + at)[1:] + word(big + at + 8)[:3])
+    yield HERE, search(big, 16, word(big + 8))
+    yield GUEST, search(big, 15, word(big + 8))    # its last byte is outside
+    yield GUEST, search(big, 8, word(big) + b"x")  # longer than the range
+    yield GUEST, search(big, 0x2000, b"not there")
+    yield GUEST, search(big, 0x2000, b"")
+    yield GUEST, search(mixed, 3 * PAGE, word(mixed + 2 * PAGE))  # behind an absent page
+    yield HERE, search(mixed, 3 * PAGE, word(mixed + 8))          # before it
+    yield GUEST, search(-0x1000, 0x2000, b"ab")
+    if not kd.is64:
+        yield HERE, search(big & 0xFFFFFFFF, 0x2000, word(big + 0x1008))
+
+
+def registers(kd):
+    """Twice each: the first of a stop is the guest's in any case."""
+    size = 0x4D0 if kd.is64 else 0x2CC
+    for count in range(2):
+        yield None, head("GetVersion", b"")
+        yield None, head("GetVersion", b"\xAA" * 40, processor=9)
+        yield None, head("GetContext", b"")
+        yield None, head("GetContext", b"\x55" * 40)
+        yield None, head("GetContext", b"", processor=8)  # there is none
+        for offset, length in ((0, size), (0x30, 8), (size, 0), (size - 1, 2)):
+            yield None, head("GetContextEx", struct.pack("<III", offset, length, 0))
+
+
+def requests(kd, base, big, mixed, rom):
+    """rom: the page of TkMixed that is none here, since the firmware left its shadow writable, and that this kernel will not read all the same."""
+    yield from virtual_reads(kd, base, big, mixed, rom)
+    yield from physical_reads(rom)
+    yield from searches(kd, big, mixed)
+    yield from registers(kd)
+
+
+def replace_broker(vm, *options):
+    """The broker dies, the VM goes on with another one. Returns its process."""
+    os.kill(vm.listed()["broker_pid"], signal.SIGKILL)
+    (vm.runtime / "kd.sock").unlink(missing_ok=True)
+    process = vm.start("serve", vm.name, *options)
+    wait_for("the successor", lambda: can_connect(vm), alive=process)
+    return process
+
+
+def can_connect(vm):
+    try:
+        KdClient().connect(str(vm.runtime / "kd.sock"), timeout=0.1).close()
+        return True
+    except KdTimeout:
+        return False
+
+
+@test(ALL, "the same bytes from RAM and from the guest")
+def same_bytes(arguments):
+    with Vm("ram", *arguments, "--bigmap", BIG >> 20, "--scenario", "counter") as vm:
+        with connect(vm) as kd:
+            attach(kd)
+            where = kd.version().kern_base, *variables(kd, "TkBigMap", "TkMixed")
+            asked = list(requests(kd, *where, rom=5 if "hook" in arguments else None))
+            answers = []
+            for who, body in asked:
+                before = vm.stats() if who is not None else None
+                answers.append(ask(kd, body))
+                if who is not None:
+                    count = vm.stats()["answers_from_ram"] - before["answers_from_ram"]
+                    expect(count == who, f"request {describe(body)}: {count} answers from RAM")
+            stats = vm.stats()
+            expect(stats["answers_repeated"] > 8, f"{stats['answers_repeated']} answers repeated")
+        successor = replace_broker(vm, "--no-ram")
+        try:
+            with connect(vm) as kd:
+                expect(isinstance(kd.attach(), Stop), "the stop has gone")
+                for (_, body), answer in zip(asked, answers):
+                    guests = ask(kd, body)
+                    expect(guests == answer, f"request {describe(body)}: RAM {answer[:72].hex()} ({len(answer)} bytes), "
+                           f"guest {guests[:72].hex()} ({len(guests)} bytes)")
+                stats = vm.stats()
+                expect(stats["answers_from_ram"] == stats["answers_repeated"] == sum(stats["asked_guest"].values()) == 0,
+                       f"--no-ram: {stats}")
+                expect(any("--no-ram" in r for r in vm.listed()["remarks"]), f"list: {vm.listed()}")
+        finally:
+            successor.terminate()
+            successor.wait()
+
+
+def describe(body):
+    name = next(n for n, api in API.items() if api == struct.unpack_from("<I", body)[0])
+    return f"{name} {body[16:40].hex()} {body[56:].hex()}"
+
+
+# ---- reasons ---------------------------------------------------------------------------------------------------
+
+@test(ALL, "why the guest was asked")
+def reasons(arguments):
+    with Vm("ram", *arguments, "--scenario", "counter") as vm, connect(vm) as kd:
+        attach(kd)
+        mixed, = variables(kd, "TkMixed")
+        kd.query_memory(mixed)
+        kd.get_context()
+        for page in (1, 3, 5, 7):
+            ask(kd, read("ReadVirtual", mixed + page * PAGE, 4))
+        ask(kd, read("ReadVirtual", mixed, 0))
+        ask(kd, search(mixed, PAGE, b"not there"))
+        asked = vm.stats()["asked_guest"]
+        for reason, least in (("kind", 1), ("form", 1), ("absent", 1), ("not_ram", 2), ("not_found", 1), ("first", 2)):
+            expect(asked[reason] >= least, f"{reason}: {asked}")
+        expect(asked["nested"] == asked["mode"] == asked["awake"] == asked["too_long"] == 0, str(asked))
+        expect(vm.listed()["remarks"] == [], f"list: {vm.listed()}")
+
+
+# ---- what changes ----------------------------------------------------------------------------------------------
+
+@test(ALL, "what is written is read")
+def written(arguments):
+    with Vm("ram", *arguments, "--bigmap", BIG >> 20, "--scenario", "counter") as vm, connect(vm) as kd:
+        attach(kd)
+        big, = variables(kd, "TkBigMap")
+        for at in (4, PAGE - 3, BIG - 9):
+            before = kd.read_virtual(big + at, 8)
+            data = bytes(b ^ 0xFF for b in before)
+            kd.write_virtual(big + at, data)
+            expect(kd.read_virtual(big + at, 8) == data, f"at +{at:#x} the old bytes")
+            kd.fill(big + at, 4, b"\x12\x34")
+            expect(kd.read_virtual(big + at, 8) == b"\x12\x34\x12\x34" + data[4:], f"at +{at:#x}: the fill does not show")
+        data = os.urandom(32)
+        kd.write_physical(RAM - 0x10000 + 5, data)
+        expect(kd.read_physical(RAM - 0x10000 + 5, 32) == data, "physical memory")
+        expect(vm.stats()["answers_from_ram"] >= 10, "RAM was not used")
+
+
+@test(ALL, "contexts: repeated, and never stale")
+def contexts(arguments):
+    with Vm("ram", *arguments, "--scenario", "counter") as vm:
+        with connect(vm) as kd:
+            attach(kd)
+            register = "rbx" if kd.is64 else "ebx"
+            first = kd.get_context()
+            asked = vm.stats()["asked_guest"]["first"]
+            expect(kd.get_context().raw == first.raw, "two contexts of one stop")
+            expect(vm.stats()["asked_guest"]["first"] == asked, "the second GetContext went to the guest")
+        # Another debugger: the guest was asked for the context in this stop, so it accepts a new one.
+        with connect(vm) as kd:
+            attach(kd)
+            context = kd.get_context()
+            expect(vm.stats()["answers_repeated"] >= 2, "the context was not repeated for the second debugger")
+            changed = (context[register] ^ 0x5A5A) & 0x7FFFFFFF
+            old, context[register] = context[register], changed
+            kd.set_context(context)
+            expect(kd.get_context()[register] == changed, "a stale context after SetContext")
+            if not kd.is64:  # control space begins with the context there
+                kd.write_control_space(0xA4, struct.pack("<I", changed + 1))
+                expect(kd.get_context()[register] == changed + 1, "a stale context after WriteControlSpace")
+            context[register] = old
+            kd.set_context(context)
+            expect(kd.get_context()[register] == old, "a stale context after the second SetContext")
+            version = kd.version()
+            kd.resume()
+            kd.break_in()
+            asked = vm.stats()["asked_guest"]["first"]
+            kd.get_context()
+            expect(vm.stats()["asked_guest"]["first"] == asked + 1, "the context of another stop was repeated")
+            expect(kd.version() == version and vm.stats()["asked_guest"]["first"] == asked + 1, "the version was asked for again")
+            kd.go()
+
+
+@test([X64, X86], "contexts of several processors, steps")
+def processors(arguments):
+    with Vm("ram", *arguments, "--cpus", 2, "--scenario", "counter") as vm, connect(vm) as kd:
+        attach(kd)
+        deadline = time.monotonic() + GUARD_S
+        while kd.stop.processor_count != 2:
+            expect(time.monotonic() < deadline, "one CPU only")
+            kd.resume()
+            time.sleep(0.1)
+            kd.break_in()
+        pcs = [kd.get_context(cpu).pc for cpu in (0, 1)]
+        expect([kd.get_context(cpu).pc for cpu in (0, 1)] == pcs, "contexts mixed up")
+        here = kd.stop.processor
+        expect(kd.extend(pcs[here]) == kd.stop.pc, f"{pcs} of CPU {here}, stopped at {kd.stop.pc:#x}")
+        stop = kd.switch_processor(1 - here)
+        expect(stop.processor == 1 - here and kd.get_context(1 - here).pc == pcs[1 - here], "after the switch")
+        kd.switch_processor(here)
+        tick = kd.exports(kd.version().kern_base)["TkTick"]
+        kd.write_breakpoint(tick)
+        kd.resume()
+        stop = kd.wait_stop()
+        for _ in range(3):
+            expect(kd.extend(kd.get_context().pc) == stop.pc, "the context is not of this stop")
+            stop = kd.step()
+        kd.resume()
+
+
+@test([X64], "another boot")
+def another_boot(arguments):
+    with Vm("ram", *arguments, "--reboot", "--scenario", "counter") as vm, connect(vm) as kd:
+        attach(kd)
+        kd.version()
+        kd.version()
+        first = vm.stats()["asked_guest"]["first"]
+        vm.qmp().call("system_reset")
+        wait_for("the second boot", lambda: vm.stats()["boots"] == 2, alive=vm.process)
+        kd.close()
+        with connect(vm) as again:
+            attach(again)
+            again.version()
+            expect(vm.stats()["asked_guest"]["first"] == first + 1, "the version of the boot before was repeated")
+            again.go()
+
+
+@test([HOOK], "private RAM")
+def private_ram(arguments):
+    """Read across processes, or said to be out of reach."""
+    with Vm("ram", *arguments, "--run", "--private-ram", "--scenario", "counter") as vm, connect(vm) as kd:
+        attach(kd)
+        expect(kd.read_virtual(kd.version().kern_base, 2) == b"MZ", "no kernel")
+        if not vm.stats()["answers_from_ram"]:
+            expect(any("private" in r for r in vm.listed()["remarks"]), f"list: {vm.listed()}")
+
+
+# ---- --check-ram -----------------------------------------------------------------------------------------------
+
+@test(ALL, "--check-ram finds a guest that lies")
+def liar(arguments):
+    with Vm("ram", *arguments, "--lie", "--run", "--check-ram", "--scenario", "counter") as vm, connect(vm) as kd:
+        attach(kd)
+        base = kd.version().kern_base
+        at = kd.exports(base)["TkLie"] + 13
+        kd.read_virtual(base, DATA_MAX)
+        kd.read_virtual(at - 13, 13)
+        stats = vm.stats()
+        expect(stats["ram_differences"] == 0 and stats["ram_checked_bytes"] > DATA_MAX, f"before the lie: {stats}")
+        told = kd.read_virtual(at - 13, 64)
+        expect(told[13] == ord("3") ^ 0xFF, "the guest does not lie")
+        kd.read_virtual(at, 1)
+        stats = vm.stats()
+        expect(stats["ram_differences"] == 2, f"{stats['ram_differences']} instead of two lies, {stats['ram_checked_bytes']} bytes compared")
+        expect(stats["answers_from_ram"] == stats["answers_repeated"] == 0, f"in this mode nothing is answered here: {stats}")
+        line = f"at 0x{at & (1 << 64) - 1:X}: the guest says {told[13]:02X}, RAM has {told[13] ^ 0xFF:02X}"
+        expect(any(line in r for r in vm.listed()["remarks"]), f"'{line}' is not in {vm.listed()['remarks']}")
+        wait_for("the message", lambda: len(re.findall(re.escape(line), vm.output())) == 2, alive=vm.process)
+        kd.go()
+
+
+# ---- running ---------------------------------------------------------------------------------------------------
+
+def main():
+    print(f"note KVM: {KVM} ({KVM_REMARK})")
+    words = sys.argv[1:]
+    for name, function, arguments in TESTS:
+        if words and not any(word in name for word in words):
+            continue
+        if "kvm" in arguments and KVM == "missing":
+            REPORT.skip(name, f"KVM: {KVM_REMARK}")
+            continue
+        try:
+            function(arguments)
+        except (Failed, Hang, KdError, OSError, RuntimeError, KeyError, ValueError) as problem:
+            traceback.print_exc(file=sys.stdout)
+            REPORT.fail(name, f"{type(problem).__name__}: {str(problem).splitlines()[0] if str(problem) else ''}")
+        else:
+            REPORT.ok(name)
+    return REPORT.finish()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
