@@ -8,7 +8,12 @@
 #include <sys/stat.h>
 #include <sys/uio.h>
 
-#define PAGE_MASK 4095u
+#ifdef __SSE2__
+#include <emmintrin.h>
+#endif
+
+#define PAGE 4096u
+#define LINE 64u // of a cache
 
 void ram_init(struct ram *ram)
 {
@@ -36,7 +41,7 @@ static bool is_range(uint64_t gpa, uint64_t at, uint64_t size)
 {
 	uint64_t end;
 
-	return size && !((gpa | at | size) & PAGE_MASK) && !__builtin_add_overflow(gpa, size, &end) && !__builtin_add_overflow(at, size, &end);
+	return size && !((gpa | at | size) % PAGE) && !__builtin_add_overflow(gpa, size, &end) && !__builtin_add_overflow(at, size, &end);
 }
 
 static bool pieces_are_valid(const struct link_memory *m)
@@ -128,54 +133,80 @@ static const struct ram_piece *piece_at(const struct ram *ram, uint64_t gpa)
 	return NULL;
 }
 
-// What process_vm_readv is to copy, one behind the other into `to`.
-struct batch {
-	uint8_t *to;
-	size_t len; // bytes of all
+// Past the caches, as libc copies what is too large for them: the destination's lines need not be read first. libc judges by one piece, and a
+// large read of scattered pages is many small ones: 256 MiB at 0.85 of memcpy's speed instead of 0.6. next: where the next piece begins, or NULL;
+// the processor's own prefetching ends with the page.
+static void copy_past_caches(uint8_t *to, const uint8_t *from, size_t len, const uint8_t *next)
+{
+#ifdef __SSE2__
+	size_t head = -(uintptr_t)to % LINE;
+
+	if (head > len)
+		head = len;
+	memcpy(to, from, head);
+	for (to += head, from += head, len -= head; len >= LINE; to += LINE, from += LINE, len -= LINE) {
+		if (next && len <= PAGE)
+			__builtin_prefetch(next + (PAGE - len));
+		for (unsigned i = 0; i < LINE; i += sizeof(__m128i))
+			_mm_stream_si128((__m128i *)(void *)(to + i), _mm_loadu_si128((const __m128i *)(const void *)(from + i)));
+	}
+#else
+	(void)next;
+#endif
+	memcpy(to, from, len);
+}
+
+// One ram_read_spans under way.
+struct copying {
+	const struct ram *ram;
+	uint8_t *to;         // where the next byte goes
+	bool is_bulk;
+	const uint8_t *next; // where the next span is mapped, or NULL; for prefetching only
+	// What process_vm_readv is to copy there.
+	size_t len; // bytes of all parts
 	uint32_t count;
 	struct iovec parts[RAM_SPANS_MAX];
 };
 
-// -> everything could be read; *done grows by what could.
-static bool batch_read(const struct ram *ram, struct batch *batch, size_t *done)
+// -> everything could be read
+static bool copy_remote(struct copying *c)
 {
-	struct iovec *parts = batch->parts;
-	size_t at = 0;
+	struct iovec *parts = c->parts, *end = c->parts + c->count;
 
-	while (at < batch->len) {
-		struct iovec to = { .iov_base = batch->to + at, .iov_len = batch->len - at };
-		ssize_t n = process_vm_readv(ram->pid, &to, 1, parts, batch->parts + batch->count - parts, 0);
+	while (c->len) {
+		struct iovec to = { .iov_base = c->to, .iov_len = c->len };
+		ssize_t n = process_vm_readv(c->ram->pid, &to, 1, parts, (unsigned long)(end - parts), 0);
 
 		if (n <= 0)
-			break;
-		at += (size_t)n;
+			return false;
+		c->to += n;
+		c->len -= (size_t)n;
 		// A short answer ends where a page could not be read, or because there is a limit to one call: the next one tells.
-		for (; parts < batch->parts + batch->count && (size_t)n >= parts->iov_len; parts++)
+		for (; parts < end && (size_t)n >= parts->iov_len; parts++)
 			n -= (ssize_t)parts->iov_len;
 		if (n) {
 			parts->iov_base = (uint8_t *)parts->iov_base + n;
 			parts->iov_len -= (size_t)n;
 		}
 	}
-	*done += at;
-	at = batch->len - at;
-	batch->len = batch->count = 0;
-	return !at;
+	c->count = 0;
+	return true;
 }
 
-static void batch_add(struct batch *batch, uint8_t *to, uint64_t from, size_t len)
+static void copy_mapped(struct copying *c, const uint8_t *from, size_t len)
 {
-	if (!batch->count)
-		batch->to = to;
-	batch->parts[batch->count++] = (struct iovec){ .iov_base = (void *)(uintptr_t)from, .iov_len = len };
-	batch->len += len;
+	if (c->is_bulk)
+		copy_past_caches(c->to, from, len, c->next);
+	else
+		memcpy(c->to, from, len);
+	c->to += len;
 }
 
-// One span of ram_read_spans: copies what is mapped, puts off what is remote. -> nothing is missing so far
-static bool span_read(const struct ram *ram, struct batch *batch, struct ram_span span, uint8_t *to, size_t *done)
+// Copies what is mapped, puts off what is remote. -> nothing is missing so far
+static bool copy_span(struct copying *c, struct ram_span span)
 {
 	while (span.len) {
-		const struct ram_piece *p = piece_at(ram, span.gpa);
+		const struct ram_piece *p = piece_at(c->ram, span.gpa);
 		uint64_t offset, rest;
 		size_t n;
 
@@ -184,13 +215,13 @@ static bool span_read(const struct ram *ram, struct batch *batch, struct ram_spa
 		offset = span.gpa - p->gpa;
 		rest = p->size - offset;
 		n = span.len < rest ? span.len : (size_t)rest;
-		if ((p->host || batch->count == RAM_SPANS_MAX) && batch->count && !batch_read(ram, batch, done))
+		if ((p->host || c->count == RAM_SPANS_MAX) && c->count && !copy_remote(c))
 			return false;
 		if (p->host) {
-			memcpy(to + *done, p->host + offset, n);
-			*done += n;
+			copy_mapped(c, p->host + offset, n);
 		} else {
-			batch_add(batch, to + *done + batch->len, p->remote + offset, n);
+			c->parts[c->count++] = (struct iovec){ .iov_base = (void *)(uintptr_t)(p->remote + offset), .iov_len = n };
+			c->len += n;
 		}
 		span.gpa += n;
 		span.len -= n;
@@ -198,23 +229,31 @@ static bool span_read(const struct ram *ram, struct batch *batch, struct ram_spa
 	return true;
 }
 
-size_t ram_read_spans(const struct ram *ram, const struct ram_span *spans, uint32_t count, void *ret)
+size_t ram_read_spans(const struct ram *ram, const struct ram_span *spans, uint32_t count, bool is_bulk, void *ret)
 {
-	struct batch batch;
-	size_t done = 0;
+	struct copying c;
 
-	batch.len = batch.count = 0;
-	for (uint32_t i = 0; i < count; i++)
-		if (!span_read(ram, &batch, spans[i], ret, &done))
+	c.ram = ram;
+	c.to = ret;
+	c.is_bulk = is_bulk;
+	c.len = c.count = 0; // the parts need no clearing, which would cost more than a small read
+	for (uint32_t i = 0; i < count; i++) {
+		c.next = is_bulk && i + 1 < count ? ram_at(ram, spans[i + 1].gpa, 1) : NULL;
+		if (!copy_span(&c, spans[i]))
 			break;
-	if (batch.count)
-		(void)batch_read(ram, &batch, &done); // `done` says how far
-	return done;
+	}
+	if (c.count)
+		(void)copy_remote(&c); // c.to says how far
+#ifdef __SSE2__
+	if (is_bulk)
+		_mm_sfence();
+#endif
+	return (size_t)(c.to - (uint8_t *)ret);
 }
 
 size_t ram_read(const struct ram *ram, uint64_t gpa, void *ret, size_t len)
 {
-	return ram_read_spans(ram, &(struct ram_span){ .gpa = gpa, .len = len }, 1, ret);
+	return ram_read_spans(ram, &(struct ram_span){ .gpa = gpa, .len = len }, 1, false, ret);
 }
 
 const uint8_t *ram_at(const struct ram *ram, uint64_t gpa, size_t len)

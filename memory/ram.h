@@ -51,13 +51,13 @@ int ram_take(struct ram *ram, const struct link_memory *m, size_t len, const int
 size_t ram_read(const struct ram *ram, uint64_t gpa, void *ret, size_t len);
 
 // The same for `count` spans, one behind the other into ret: what is not mapped costs one system call for up to RAM_SPANS_MAX pieces of spans,
-// instead of one each. -> bytes copied from the beginning.
+// instead of one each. is_bulk: this is part of a read so large that it does not stay in the caches. -> bytes copied from the beginning.
 #define RAM_SPANS_MAX 32u
 struct ram_span {
 	uint64_t gpa;
 	size_t len; // bytes
 };
-size_t ram_read_spans(const struct ram *ram, const struct ram_span *spans, uint32_t count, void *ret);
+size_t ram_read_spans(const struct ram *ram, const struct ram_span *spans, uint32_t count, bool is_bulk, void *ret);
 
 // A pointer to [gpa, gpa + len) where that is mapped in one piece; else NULL. Valid until the next ram_take or ram_deinit.
 const uint8_t *ram_at(const struct ram *ram, uint64_t gpa, size_t len);

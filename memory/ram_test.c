@@ -390,6 +390,19 @@ static bool is_permitted(pid_t pid, uint64_t at)
 	return process_vm_readv(pid, &to, 1, &from, 1, 0) == 1;
 }
 
+// What comes behind a place that cannot be read is not taken for it, however many calls that takes.
+static void expect_end_at_missing(const struct ram *ram)
+{
+	struct ram_span spans[RAM_SPANS_MAX + 2];
+	uint8_t bytes[RAM_SPANS_MAX + 2] = { 0 };
+
+	for (unsigned i = 0; i < RAM_SPANS_MAX + 2; i++)
+		spans[i] = (struct ram_span){ .gpa = i == 3 ? MISSING : 5 + i, .len = 1 };
+	assert_int_equal(ram_read_spans(ram, spans, RAM_SPANS_MAX + 2, false, bytes), 3);
+	assert_int_equal(bytes[2], expected_at(7));
+	assert_int_equal(bytes[3], 0);
+}
+
 static void test_reads_another_process(void **state)
 {
 	struct world *w = *state;
@@ -409,24 +422,35 @@ static void test_reads_another_process(void **state)
 	expect_read(&w->ram, MISSING, 1, 0);
 	expect_read(&w->ram, MISSING + PAGE, 4 * PAGE, 3 * PAGE);
 	expect_read(&w->ram, HIGH, 5 * PAGE, 4 * PAGE);
+	expect_end_at_missing(&w->ram);
 	end_remote(pid);
 	expect_read(&w->ram, 0, 1, 0);
 }
 
 #define MANY (RAM_SPANS_MAX * 2 + 3)
 
-// Spans of page + 1 bytes, each from another page, against what each one alone gives.
+static size_t span_len(uint32_t i)
+{
+	return i % 3 ? PAGE + 1 - i % 5 * 30 : 1 + i;
+}
+
+// Spans from one page or two, in an order of their own.
 static void expect_spans(const struct ram *ram, uint32_t count, size_t expected)
 {
 	static struct ram_span spans[MANY];
-	static uint8_t bytes[MANY * (PAGE + 1)];
+	static uint8_t bytes[MANY * (PAGE + 1) + 2];
 
 	for (uint32_t i = 0; i < count; i++)
-		spans[i] = (struct ram_span){ .gpa = (uint64_t)(i * 5 % 11) * PAGE + i, .len = i % 3 ? PAGE + 1 : 1 };
-	assert_int_equal(ram_read_spans(ram, spans, count, bytes), expected);
-	for (uint32_t i = 0, at = 0; i < count && at < expected; i++)
-		for (size_t k = 0; k < spans[i].len && at < expected; k++, at++)
-			assert_int_equal(bytes[at], expected_at(spans[i].gpa + k));
+		spans[i] = (struct ram_span){ .gpa = (uint64_t)(i * 5 % 11) * PAGE + i, .len = span_len(i) };
+	for (int is_bulk = 0; is_bulk < 2; is_bulk++) {
+		memset(bytes, 0xEE, sizeof(bytes));
+		assert_int_equal(ram_read_spans(ram, spans, count, is_bulk, bytes + 1), expected);
+		for (uint32_t i = 0, at = 1; i < count; i++)
+			for (size_t k = 0; k < spans[i].len; k++, at++)
+				assert_int_equal(bytes[at], expected_at(spans[i].gpa + k));
+		assert_int_equal(bytes[0], 0xEE);
+		assert_int_equal(bytes[expected + 1], 0xEE);
+	}
 }
 
 static size_t spans_len(uint32_t count)
@@ -434,7 +458,7 @@ static size_t spans_len(uint32_t count)
 	size_t len = 0;
 
 	for (uint32_t i = 0; i < count; i++)
-		len += i % 3 ? PAGE + 1 : 1;
+		len += span_len(i);
 	return len;
 }
 
@@ -473,7 +497,7 @@ static void test_stops_within_spans(void **state)
 	uint8_t bytes[125];
 
 	assert_int_equal(take(w), RAM_OK);
-	assert_int_equal(ram_read_spans(&w->ram, spans, 3, bytes), 107);
+	assert_int_equal(ram_read_spans(&w->ram, spans, 3, false, bytes), 107);
 	assert_int_equal(bytes[106], expected_at(HOLE - 1));
 }
 
