@@ -272,12 +272,10 @@ static bool step_in(struct target_ram *ram)
 
 	if (!ram->page)
 		take_messages(ram);
-	if (!ram->page)
-		return false;
-	uint64_t epoch = order_load_acquire64(&ram->page->epoch);
-	if (ram->is_in_step)
-		return epoch == ram->epoch;
+	if (!ram->page || ram->is_in_step)
+		return ram->page != NULL; // whether the epoch is still that one is seen later
 	// Seen first, looked for second: a target that was reset after the epoch was seen is in another one.
+	uint64_t epoch = order_load_acquire64(&ram->page->epoch);
 	if (epoch % 2 == 0 || !target->backend->ops->is_quiet || !target->backend->ops->is_quiet(target->backend))
 		return false;
 	ram->epoch = epoch;

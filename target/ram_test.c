@@ -308,6 +308,7 @@ static void a_file_too_many(struct parcel *p)
 
 static void ten_descriptors(struct parcel *p)
 {
+	p->bytes.memory.file_count = LINK_MEMORY_FILES_MAX;
 	p->fd_count = 10;
 	for (uint32_t i = 2; i < 10; i++)
 		p->fds[i] = p->fds[1];
@@ -325,7 +326,7 @@ static void page_is_no_file(struct parcel *p)
 	p->fds[0] = STDIN_FILENO;
 }
 
-static void page_is_a_file_that_may_shrink(struct parcel *p)
+static void page_is_ram(struct parcel *p)
 {
 	p->fds[0] = p->fds[1];
 }
@@ -359,7 +360,10 @@ static void head_alone(struct parcel *p)
 static void message_is_longer_than_any(struct parcel *p)
 {
 	p->len = sizeof(p->bytes);
-	p->bytes.head.body_len = (uint32_t)(p->len - sizeof(struct link_head));
+	p->bytes.head.body_len = sizeof(p->bytes.memory); // all that fits is valid
+	p->bytes.memory.piece_count = LINK_MEMORY_PIECES_MAX;
+	for (uint32_t i = 0; i < LINK_MEMORY_PIECES_MAX; i++)
+		p->bytes.memory.pieces[i] = (struct link_memory_piece){ .gpa = i * 0x10000u, .size = 0x10000, .at = i * 0x10000u };
 }
 
 static void piece_behind_the_file(struct parcel *p)
@@ -401,7 +405,7 @@ static void check_refused(void (*spoil)(struct parcel *), void (*spoil_page)(str
 static void damaged_messages_are_refused(void **state)
 {
 	void (*const SPOIL[])(struct parcel *) = {
-		no_descriptors, no_files, a_file_too_many, ten_descriptors, sixteen_descriptors, page_is_no_file, page_is_a_file_that_may_shrink,
+		no_descriptors, no_files, a_file_too_many, ten_descriptors, sixteen_descriptors, page_is_no_file, page_is_ram,
 		other_type, body_too_long, body_too_short, message_is_short, head_alone, message_is_longer_than_any, piece_behind_the_file,
 		piece_of_another_file,
 	};
@@ -431,18 +435,24 @@ static void pages_of_another_kind_are_refused(void **state)
 	check_refused(NULL, other_version, true);
 }
 
-static void a_page_that_is_too_short_is_refused(void **state)
+static void check_page_refused(size_t size, unsigned seals)
 {
 	struct session s = open_session(false);
 	struct parcel p = make_parcel(&s.broker);
 
-	(void)state;
-	p.fds[0] = make_file(100, F_SEAL_SHRINK);
+	p.fds[0] = make_file(size, seals);
 	assert_int_equal(pwrite(p.fds[0], s.broker.page, sizeof(*s.broker.page), 0), (ssize_t)sizeof(*s.broker.page));
 	send_parcel(&s.broker, &p);
 	close(p.fds[0]);
 	check_read(&s, 0x2000, 0x100, FROM_KERNEL);
 	close_session(&s);
+}
+
+static void a_page_that_is_or_may_become_too_short_is_refused(void **state)
+{
+	(void)state;
+	check_page_refused(sizeof(struct stop_page), F_SEAL_SHRINK);
+	check_page_refused(STOP_PAGE_SIZE, F_SEAL_GROW);
 }
 
 static void a_broker_that_hangs_up_is_done_without(void **state)
@@ -881,7 +891,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(damaged_messages_are_refused),
 		cmocka_unit_test(pages_of_another_kind_are_refused),
-		cmocka_unit_test(a_page_that_is_too_short_is_refused),
+		cmocka_unit_test(a_page_that_is_or_may_become_too_short_is_refused),
 		cmocka_unit_test(a_broker_that_hangs_up_is_done_without),
 		cmocka_unit_test(a_message_that_is_late_is_waited_for_by_nobody),
 		cmocka_unit_test(a_guest_that_does_not_sleep_is_asked),
