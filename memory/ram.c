@@ -168,19 +168,21 @@ struct copying {
 	struct iovec parts[RAM_SPANS_MAX];
 };
 
-// -> everything could be read
+// -> everything could be read; either way nothing is put off any more
 static bool copy_remote(struct copying *c)
 {
 	struct iovec *parts = c->parts, *end = c->parts + c->count;
+	size_t rest = c->len;
 
-	while (c->len) {
-		struct iovec to = { .iov_base = c->to, .iov_len = c->len };
+	c->len = c->count = 0;
+	while (rest) {
+		struct iovec to = { .iov_base = c->to, .iov_len = rest };
 		ssize_t n = process_vm_readv(c->ram->pid, &to, 1, parts, (unsigned long)(end - parts), 0);
 
 		if (n <= 0)
-			return false;
+			break;
 		c->to += n;
-		c->len -= (size_t)n;
+		rest -= (size_t)n;
 		// A short answer ends where a page could not be read, or because there is a limit to one call: the next one tells.
 		for (; parts < end && (size_t)n >= parts->iov_len; parts++)
 			n -= (ssize_t)parts->iov_len;
@@ -189,8 +191,7 @@ static bool copy_remote(struct copying *c)
 			parts->iov_len -= (size_t)n;
 		}
 	}
-	c->count = 0;
-	return true;
+	return !rest;
 }
 
 static void copy_mapped(struct copying *c, const uint8_t *from, size_t len)
