@@ -254,7 +254,7 @@ size_t ram_read_spans(const struct ram *ram, const struct ram_span *spans, uint3
 
 size_t ram_read(const struct ram *ram, uint64_t gpa, void *ret, size_t len)
 {
-	return ram_read_spans(ram, &(struct ram_span){ .gpa = gpa, .len = len }, 1, false, ret);
+	return ram_read_spans(ram, &(struct ram_span){ .gpa = gpa, .len = len }, 1, len >= RAM_BULK_BYTES, ret);
 }
 
 const uint8_t *ram_at(const struct ram *ram, uint64_t gpa, size_t len)

@@ -51,8 +51,10 @@ int ram_take(struct ram *ram, const struct link_memory *m, size_t len, const int
 size_t ram_read(const struct ram *ram, uint64_t gpa, void *ret, size_t len);
 
 // The same for `count` spans, one behind the other into ret: what is not mapped costs one system call for up to RAM_SPANS_MAX pieces of spans,
-// instead of one each. is_bulk: this is part of a read so large that it does not stay in the caches. -> bytes copied from the beginning.
+// instead of one each (of 256 MiB in scattered pages, 1 a call gave 3.0 GB/s, 8 4.1, 32 4.4, 1024 4.3). is_bulk: this is part of a read of
+// RAM_BULK_BYTES or more, which with its source is more than the caches of most cores hold. -> bytes copied from the beginning.
 #define RAM_SPANS_MAX 32u
+#define RAM_BULK_BYTES 0x100000u
 struct ram_span {
 	uint64_t gpa;
 	size_t len; // bytes

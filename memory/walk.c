@@ -5,7 +5,6 @@
 
 #define PAGE_SHIFT 12u
 #define PAGE_BYTES 4096u
-#define BULK_BYTES 0x100000u // with what is read, that is more than the caches of most cores hold
 
 #define CR0_PE 0x1u
 #define CR0_PG 0x80000000u
@@ -294,7 +293,7 @@ size_t walk_read(const struct ram *ram, const struct walk_regs *regs, struct wal
 		rc = WALK_E_MODE;
 	for (; !rc && done < limit; done += n) {
 		rc = find_spans(&w, va + done, limit - done, spans, &count, &found);
-		n = ram_read_spans(ram, spans, count, len >= BULK_BYTES, (uint8_t *)ret + done);
+		n = ram_read_spans(ram, spans, count, len >= RAM_BULK_BYTES, (uint8_t *)ret + done);
 		if (n < found)
 			rc = WALK_E_TABLE;
 	}
