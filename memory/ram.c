@@ -134,8 +134,8 @@ static const struct ram_piece *piece_at(const struct ram *ram, uint64_t gpa)
 }
 
 // Past the caches, as libc copies what is too large for them: the destination's lines need not be read first. libc judges by one piece, and a
-// large read of scattered pages is many small ones: 256 MiB in them at 0.65 of one memcpy instead of 0.55, in 2 MiB pages 0.9 instead of 0.7. next: where the next piece begins, or NULL;
-// the processor's own prefetching ends with the page.
+// large read of scattered pages is many small ones: 256 MiB in them at 0.65 of one memcpy instead of 0.55, in 2 MiB pages 0.9 instead of 0.7.
+// next: where the next piece begins, or NULL; the processor's own prefetching ends with the page.
 static void copy_past_caches(uint8_t *to, const uint8_t *from, size_t len, const uint8_t *next)
 {
 #ifdef __SSE2__
