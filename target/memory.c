@@ -9,6 +9,7 @@
 #include "target/target.h"
 
 #define PAGE 0x1000u
+#define WINDOW_SIZE 0x10000u // searched at a time
 
 static const char *space_name(enum vmkd_space space)
 {
@@ -172,6 +173,30 @@ static bool search_stretch(struct window *window, uint64_t at, size_t got, uint6
 	return false;
 }
 
+// What RAM alone tells of the range. -> true: found, at *ret; else no match begins in its first *ret_skip bytes
+static bool search_ram(struct vmkd_target *target, struct window *window, uint64_t address, uint64_t len, uint64_t *ret, uint64_t *ret_skip)
+{
+	uint64_t done = 0;
+	size_t want, got;
+
+	do {
+		want = window->size - window->kept;
+		if (want > len - done)
+			want = (size_t)(len - done);
+		got = target_ram_read(target->ram, VMKD_VIRTUAL, address + done, window->bytes + window->kept, want);
+		if (search_stretch(window, address + done, got, ret))
+			return true;
+		done += got;
+	} while (got == want && done < len);
+	*ret_skip = done - window->kept;
+	return false;
+}
+
+static struct vmkd_error *not_found(void)
+{
+	return vmkd_error_create(VMKD_E_NOT_FOUND, "the pattern is not there");
+}
+
 static struct vmkd_error *search_window(struct vmkd_target *target, struct window *window, uint64_t address, uint64_t len, uint64_t *ret)
 {
 	for (uint64_t done = 0; done < len;) {
@@ -191,26 +216,32 @@ static struct vmkd_error *search_window(struct vmkd_target *target, struct windo
 		if (is_found)
 			return NULL;
 	}
-	return vmkd_error_create(VMKD_E_NOT_FOUND, "the pattern is not in %" PRIx64 " to %" PRIx64, address, address + len - 1);
+	return not_found();
 }
 
-static struct vmkd_error *search_here(struct vmkd_target *target, uint64_t address, uint64_t len, const void *pattern, size_t pattern_len,
-				      uint64_t *ret)
+// The kernel's own search, whose ideas of the range's end and of pages that cannot be read count; what it does not search is searched here.
+static struct vmkd_error *search_kernel(struct vmkd_target *target, struct window *window, uint64_t address, uint64_t len, uint64_t *ret)
 {
-	struct window window = { .size = 16 * PAGE + pattern_len, .pattern = pattern, .pattern_len = pattern_len };
+	struct backend *backend = target->backend;
+	struct vmkd_error *error = NULL;
 
-	window.bytes = malloc(window.size);
-	if (!window.bytes)
-		return error_no_memory();
-	struct vmkd_error *error = search_window(target, &window, address, len, ret);
-	free(window.bytes);
-	return error;
+	window->kept = 0;
+	if (!backend->ops->search)
+		return search_window(target, window, address, len, ret);
+	error = backend->ops->search(backend, target_address_in(target, address), len, window->pattern, (uint32_t)window->pattern_len, ret);
+	if (!error)
+		*ret = target_address_out(target, *ret);
+	if (!error || error->code != VMKD_E_UNSUPPORTED)
+		return error;
+	vmkd_error_destroy(error);
+	return search_window(target, window, address, len, ret);
 }
 
 struct vmkd_error *vmkd_target_search(struct vmkd_target *target, uint64_t address, uint64_t len, const void *pattern, size_t pattern_len,
 				      uint64_t *ret)
 {
 	struct vmkd_error *error = TARGET_CAN(target, read);
+	uint64_t skip;
 
 	if (!error && (pattern_len == 0 || pattern_len > KD_DATA_MAX))
 		error = vmkd_error_create(VMKD_E_ARGUMENT, "expected a pattern of 1 to %u bytes, got %zu", KD_DATA_MAX, pattern_len);
@@ -218,15 +249,16 @@ struct vmkd_error *vmkd_target_search(struct vmkd_target *target, uint64_t addre
 		error = prepare(target, VMKD_VIRTUAL, &address, len);
 	if (error)
 		return error;
-	if (!target->backend->ops->search)
-		return search_here(target, address, len, pattern, pattern_len, ret);
-	error = target->backend->ops->search(target->backend, target_address_in(target, address), len, pattern, (uint32_t)pattern_len, ret);
-	if (!error)
-		*ret = target_address_out(target, *ret);
-	if (!error || error->code != VMKD_E_UNSUPPORTED)
-		return error;
-	vmkd_error_destroy(error);
-	return search_here(target, address, len, pattern, pattern_len, ret);
+	struct window window = { .size = WINDOW_SIZE + pattern_len, .pattern = pattern, .pattern_len = pattern_len };
+	window.bytes = malloc(window.size);
+	if (!window.bytes)
+		return error_no_memory();
+	if (!search_ram(target, &window, address, len, ret, &skip)) {
+		bool is_over = skip == len && len > 0;
+		error = is_over ? not_found() : search_kernel(target, &window, address + skip, len - skip, ret);
+	}
+	free(window.bytes);
+	return error;
 }
 
 // ---- fill ----------------------------------------------------------------------------------------------------------------------

@@ -717,6 +717,56 @@ static void large_reads_come_whole(void **state)
 	close_session(&s);
 }
 
+static uint64_t find(struct session *s, uint64_t address, uint64_t len, const void *pattern, size_t pattern_len)
+{
+	uint64_t at = 0;
+	struct vmkd_error *error = vmkd_target_search(s->target, address, len, pattern, pattern_len, &at);
+
+	if (error && error->code != VMKD_E_NOT_FOUND)
+		fail_msg("%s", error->message);
+	vmkd_error_destroy(error);
+	return at;
+}
+
+static void patterns_are_found_without_a_packet(void **state)
+{
+	struct session s = open_mapped(false);
+	const uint8_t *big = s.broker.ram + BIG_AT;
+	uint32_t reads = peer_reads(s.peer);
+
+	(void)state;
+	for (uint32_t at = 0xFFF0; at < 0x10010; at++) // wherever one stretch ends and the next begins
+		assert_int_equal(find(&s, BIG, BIG_SIZE, big + at, 16), BIG + at);
+	assert_int_equal(find(&s, BIG, BIG_SIZE, big + BIG_SIZE - 8, 8), BIG + BIG_SIZE - 8);
+	assert_int_equal(find(&s, BIG + 1, 0x1000 - 1, big + 0x800, 5), BIG + 0x800);
+	assert_int_equal(peer_reads(s.peer), reads);
+	// Its last byte is outside: whether that counts is the kernel's affair, and this one leaves it to us.
+	assert_int_equal(find(&s, BIG, 0x807, big + 0x800, 8), 0);
+	assert_int_equal(find(&s, BIG, 0x1000, "\x01\x02\x03\x04\x05\x06\x07", 7), 0);
+	s.broker.ram[KERNEL_AT + 0x2222] = 0x5A;
+	s.broker.ram[KERNEL_AT + 0x2223] = 0xA5;
+	assert_int_equal(find(&s, s.base + 0x2000, 0x1000, "\x5A\xA5", 2), s.base + 0x2222);
+	memset(s.broker.ram + KERNEL_AT + 0x2000, 0, 0x1000);
+	assert_int_equal(find(&s, s.base + 0x2000, 0x1000, "\xFE", 1), 0);
+	close_session(&s);
+}
+
+// The match begins in RAM and ends in a page that only the kernel has; the one behind a hole is found, too.
+static void patterns_that_leave_ram_are_found(void **state)
+{
+	struct session s = open_mapped(false);
+	uint8_t pattern[8];
+
+	(void)state;
+	for (uint32_t i = 0; i < sizeof(pattern); i++)
+		pattern[i] = (uint8_t)(peer_byte(s.peer, ABSENT_AT - 4 + i) ^ (i < 4 ? 0xFF : 0));
+	assert_int_equal(find(&s, s.base + 0x2000, 0x2000, pattern, sizeof(pattern)), s.base + ABSENT_AT - 4);
+	memset(pattern, 0xAA, sizeof(pattern));
+	memcpy(s.broker.ram + KERNEL_AT + 0x7123, pattern, sizeof(pattern));
+	assert_int_equal(find(&s, s.base + 0x5000, 0x3000, pattern, sizeof(pattern)), s.base + 0x7123);
+	close_session(&s);
+}
+
 static void each_stop_has_its_own_tables(void **state)
 {
 	struct session s = open_mapped(false);
@@ -906,6 +956,8 @@ int main(void)
 		cmocka_unit_test(a_newer_map_is_fetched),
 		cmocka_unit_test(any_range_comes_from_ram),
 		cmocka_unit_test(large_reads_come_whole),
+		cmocka_unit_test(patterns_are_found_without_a_packet),
+		cmocka_unit_test(patterns_that_leave_ram_are_found),
 		cmocka_unit_test(each_stop_has_its_own_tables),
 		cmocka_unit_test(addresses_of_32_bits_are_found),
 		cmocka_unit_test(breakpoints_do_not_show),

@@ -387,8 +387,8 @@ enum vmkd_memory_way {
 // The way that the next vmkd_target_read goes (where memory is RAM). PACKETS also while the target is not stopped. Never blocks.
 VMKD_API enum vmkd_memory_way vmkd_target_memory_way(struct vmkd_target *target);
 
-// Finds `pattern` in [address, address + len). The kernel is asked; where it cannot, memory is read and searched here, skipping
-// pages that cannot be read. pattern_len 1 .. 3944. Return NULL and the address; NOT_FOUND; else as read.
+// Finds `pattern` in [address, address + len). What is in the VM's RAM is searched here; the kernel is asked for the rest; where it cannot,
+// memory is read and searched here, skipping pages that cannot be read. pattern_len 1 .. 3944. Return NULL and the address; NOT_FOUND; else as read.
 VMKD_API struct vmkd_error *vmkd_target_search(struct vmkd_target *target, uint64_t address, uint64_t len, const void *pattern,
 					       size_t pattern_len, uint64_t *ret) VMKD_MUST_CHECK;
 
