@@ -37,14 +37,7 @@ const char *answers_reason_name(enum answers_reason reason)
 
 static enum answers_reason reason_of(enum walk_outcome why)
 {
-	switch (why) {
-	case WALK_E_MODE:
-		return ANSWERS_MODE;
-	case WALK_E_TABLE:
-		return ANSWERS_NOT_RAM;
-	default:
-		return ANSWERS_ABSENT;
-	}
+	return why == WALK_E_TABLE ? ANSWERS_NOT_RAM : ANSWERS_ABSENT;
 }
 
 // Neither long mode nor PAE: physical addresses end at 4 GiB, whatever RAM there is beyond.

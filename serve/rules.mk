@@ -2,6 +2,7 @@
 # serve -> wire, util, and of vmm/ the I/O-free core (vmm/area, vmm/call) that the debugcon way shares with the hook.
 
 $(call unit_test,session_test,serve/session_test.c serve/session.c util/buf.c wire/kdapi.c,-lcmocka)
+$(call unit_test,answers_test,serve/answers_test.c serve/answers.c memory/ram.c memory/walk.c,-lcmocka)
 $(call unit_test,doorbell_test,serve/doorbell_test.c serve/doorbell.c,-lcmocka)
 $(call unit_test,ctl_test,serve/ctl_test.c serve/ctl.c util/error.c util/buf.c util/loop.c util/polling.c util/rundir.c util/sock.c,-lcmocka -lcjson)
 $(call unit_test,link_hook_test,serve/link_hook_test.c vmm/fake_guest.c serve/link_hook.c serve/last_words.c serve/ram_files.c memory/ram.c vmm/area.c wire/ring.c util/error.c util/loop.c util/polling.c util/rundir.c util/sock.c,-lcmocka)
@@ -11,6 +12,7 @@ $(call unit_test,pause_test,serve/pause_test.c serve/pause.c util/error.c util/l
 $(call unit_test,memory_map_test,serve/memory_map_test.c serve/memory_map.c,-lcmocka)
 
 $(call fuzz_target,session_fuzz,serve/session_fuzz.c serve/session.c util/buf.c wire/kdapi.c wire/kdcom.c)
+$(call fuzz_target,answers_fuzz,serve/answers_fuzz.c serve/answers.c memory/ram.c memory/walk.c)
 $(call fuzz_target,memory_map_fuzz,serve/memory_map_fuzz.c serve/memory_map.c)
 $(call fuzz_target,doorbell_fuzz,serve/doorbell_fuzz.c serve/doorbell.c)
 $(call fuzz_target,ctl_fuzz,serve/ctl_fuzz.c serve/ctl.c util/error.c util/buf.c util/loop.c util/polling.c util/rundir.c util/sock.c,-lcjson)

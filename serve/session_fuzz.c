@@ -40,6 +40,22 @@ static void op_nothing(void *arg)
 	(void)arg;
 }
 
+// RAM knows some: never while the guest has a question, or is away.
+static bool op_answer(void *arg, const uint8_t *body, uint32_t len, const uint8_t **ret, uint32_t *ret_len)
+{
+	static uint8_t reply[SESSION_BODY_MAX];
+	struct world *w = arg;
+
+	require(len >= KD_MANIPULATE_SIZE && len <= SESSION_BODY_MAX);
+	require(w->outstanding == 0);
+	if (body[KD_MANIPULATE_SIZE - 1] & 1)
+		return false;
+	memcpy(reply, body, len);
+	*ret = reply;
+	*ret_len = body[KD_MANIPULATE_SIZE - 1] & 2 ? SESSION_BODY_MAX : len;
+	return true;
+}
+
 static void op_send(void *arg, uint16_t type, const uint8_t *body, uint32_t len, bool is_droppable)
 {
 	struct world *w = arg;
@@ -67,7 +83,7 @@ static void op_cancel(void *arg)
 }
 
 static const struct session_ops ops = {
-	op_deliver, op_nothing, op_nothing, op_nothing, NULL, op_send, op_expect, op_restart, op_cancel,
+	op_deliver, op_nothing, op_nothing, op_nothing, op_answer, op_send, op_expect, op_restart, op_cancel,
 };
 
 static void handle(struct world *w, const struct kdcom_event *ev)
