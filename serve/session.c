@@ -543,6 +543,15 @@ static void take_reply(struct session *s, const uint8_t *body, uint32_t body_len
 		s->counters.replies_dropped++;
 }
 
+// A break-in that meets a kernel stopped for another reason has done its work; module loads go on by themselves.
+static void breakin_meets_stop(struct session *s)
+{
+	if (!s->is_breakin_sent || s->current.kd_type != KD_PACKET_STATE_CHANGE || is_load_event(&s->current))
+		return;
+	s->is_breakin_sent = false;
+	s->ops->guest_breakin_cancel(s->arg);
+}
+
 static void take_stop(struct session *s, uint16_t kd_type, uint16_t hdr_len, const uint8_t *body, uint32_t body_len)
 {
 	bool is_repetition = s->asked.kd_type && kd_api_has_reply(get_le32(s->asked.body)) && s->is_current_told &&
@@ -552,11 +561,7 @@ static void take_stop(struct session *s, uint16_t kd_type, uint16_t hdr_len, con
 	s->is_resend_sent = false;
 	s->is_current_answered = false;
 	s->is_lost_announced = is_farewell(&s->current);
-	// A break-in that meets a kernel stopped for another reason has done its work; module loads go on by themselves.
-	if (s->is_breakin_sent && kd_type == KD_PACKET_STATE_CHANGE && !is_load_event(&s->current)) {
-		s->is_breakin_sent = false;
-		s->ops->guest_breakin_cancel(s->arg);
-	}
+	breakin_meets_stop(s);
 	// The guest repeats its report because it lost a request: the client waits for the answer and knows the report.
 	if (is_repetition)
 		return;
@@ -592,6 +597,7 @@ void session_guest_packet(struct session *s, uint32_t seq, uint16_t kd_type, uin
 void session_guest_waits(struct session *s, uint16_t kd_type)
 {
 	s->guest_want = kd_type;
+	breakin_meets_stop(s); // asked for while it was on its way back to this wait
 	if (repeat_request(s))
 		return;
 	packet_forget(&s->asked); // it was one without an answer
@@ -711,13 +717,20 @@ void session_client_resend(struct session *s)
 		client_give_current(s);
 }
 
+// It has registered anew and not come back to its wait, so it may be one that runs: of a snapshot, which was loaded while another time of
+// this guest was stopped.
+static bool may_have_left_its_wait(const struct session *s)
+{
+	return !s->guest_want && !s->asked.kd_type;
+}
+
 void session_client_breakin(struct session *s)
 {
 	s->counters.breakins++;
 	s->is_deaf = false;
 	if (!s->is_registered) {
 		s->is_breakin_kept = true;
-	} else if (!s->current.kd_type || is_load_event(&s->current)) {
+	} else if (!s->current.kd_type || is_load_event(&s->current) || may_have_left_its_wait(s)) {
 		s->is_breakin_sent = true;
 		s->ops->guest_breakin(s->arg);
 	}

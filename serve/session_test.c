@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 // Conversations with the session as scripts: each step is an event, and the actions it must cause, as one line of text.
 //
-// Actions: deliver(TYPE api) '+' when it resumes; breakin; cancel; resend; send(TYPE first-u32); expect(TYPE); restart; forget.
+// Actions: deliver(TYPE api) '+' when it resumes; breakin; cancel; resend; send(TYPE first-u32); expect(TYPE); restart; forget;
+// look(api): RAM is asked first.
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -94,8 +95,24 @@ static void op_forget(void *arg)
 	note("forget ");
 }
 
+static uint32_t ram_knows; // this request can be answered without the guest
+
+static bool op_answer(void *arg, const uint8_t *body, uint32_t len, const uint8_t **ret, uint32_t *ret_len)
+{
+	static const uint8_t reply[] = "\x30\x31\0\0the very bytes that RAM has, and nothing of the request";
+
+	(void)arg;
+	assert_true(len >= KD_MANIPULATE_SIZE);
+	if (!ram_knows)
+		return false; // as everywhere else in these tests
+	note("look(%04x) ", get_le32(body));
+	*ret = reply;
+	*ret_len = sizeof(reply);
+	return get_le32(body) == ram_knows;
+}
+
 static const struct session_ops ops = {
-	op_deliver, op_breakin, op_cancel_breakin, op_resend, NULL, op_send, op_expect, op_restart, op_forget,
+	op_deliver, op_breakin, op_cancel_breakin, op_resend, op_answer, op_send, op_expect, op_restart, op_forget,
 };
 
 // What was done since the last look.
@@ -116,6 +133,7 @@ static int setup(void **state)
 	log_text[0] = 0;
 	guest_seq = 0;
 	is_flying = false;
+	ram_knows = 0;
 	return 0;
 }
 
@@ -364,6 +382,29 @@ static void test_breakin_while_stopped_is_nothing(void **state)
 	did("");
 }
 
+// A snapshot was loaded: the guest registers anew, and runs there.
+static void test_breakin_reaches_a_guest_that_left_its_wait(void **state)
+{
+	(void)state;
+	stopped_with_client();
+	session_guest_registered(&s);
+	session_client_breakin(&s);
+	did("breakin");
+	guest_stops();
+	did("cancel send(7 3030)");
+}
+
+static void test_breakin_is_taken_back_when_the_guest_comes_back_to_its_wait(void **state)
+{
+	(void)state;
+	stopped_with_client();
+	session_guest_registered(&s);
+	session_client_breakin(&s);
+	did("breakin");
+	session_guest_waits(&s, KD_PACKET_MANIPULATE);
+	did("cancel");
+}
+
 static void test_breakin_waits_for_a_guest(void **state)
 {
 	(void)state;
@@ -600,6 +641,114 @@ static void test_resend_while_a_reply_is_due_is_nothing(void **state)
 	client_asks(KD_API_GET_VERSION);
 	session_client_resend(&s);
 	did("deliver(2 3146)");
+}
+
+// ---- Answers without the guest ---------------------------------------------------------------------------------
+
+static void test_ram_answers_at_once(void **state)
+{
+	(void)state;
+	stopped_with_client();
+	ram_knows = KD_API_READ_VIRTUAL;
+	for (int i = 0; i < 3; i++) {
+		client_asks(KD_API_READ_VIRTUAL);
+		did("look(3130) send(2 3130)");
+		assert_string_equal(last_body + 4, "the very bytes that RAM has, and nothing of the request");
+		assert_false(session_awaits_reply(&s));
+		client_acks();
+	}
+	client_asks(KD_API_GET_VERSION); // the guest still waits for what RAM does not know
+	did("look(3146) deliver(2 3146)");
+	guest_replies(KD_API_GET_VERSION);
+	client_acks();
+	did("send(2 3146)");
+	client_asks(KD_API_CONTINUE2);
+	did("look(313c) deliver(2 313c)+ expect(0)");
+	assert_int_equal(s.counters.replies_dropped + s.counters.requests_refused, 0);
+}
+
+// Two questions at once are not asked, not of RAM either: the first may change what the second is about.
+static void test_ram_waits_for_the_guests_turn(void **state)
+{
+	(void)state;
+	stopped_with_client();
+	ram_knows = KD_API_READ_VIRTUAL;
+	client_asks(KD_API_WRITE_VIRTUAL);
+	did("look(3131) deliver(2 3131)");
+	client_asks(KD_API_READ_VIRTUAL);
+	did("expect(0)");
+	guest_replies(KD_API_WRITE_VIRTUAL);
+	did("send(2 3131) look(3130) expect(2)");
+	client_acks();
+	did("send(2 3130)");
+}
+
+static void test_ram_does_not_answer_while_the_guest_is_away(void **state)
+{
+	(void)state;
+	boot();
+	client_comes();
+	guest_state(KD_STATE_EXCEPTION, false, 0, 0); // its wait is reported a moment later
+	client_acks();
+	did("send(7 3030) expect(2)");
+	ram_knows = KD_API_READ_VIRTUAL;
+	client_asks(KD_API_READ_VIRTUAL);
+	did("expect(0)");
+	session_guest_waits(&s, KD_PACKET_MANIPULATE);
+	did("look(3130) send(2 3130) expect(2)");
+}
+
+static void test_ram_answers_nobody_who_left(void **state)
+{
+	(void)state;
+	stopped_with_client();
+	ram_knows = KD_API_READ_VIRTUAL;
+	client_asks(KD_API_WRITE_VIRTUAL);
+	client_asks(KD_API_READ_VIRTUAL);
+	session_client_left(&s);
+	client_comes();
+	log_text[0] = 0;
+	guest_replies(KD_API_WRITE_VIRTUAL);
+	did("deliver(2 3130) expect(2)"); // accepted is accepted
+	guest_replies(KD_API_READ_VIRTUAL);
+	did("");
+	assert_int_equal(s.counters.replies_dropped, 2);
+}
+
+static void test_reset_forgets_an_answer_of_ram(void **state)
+{
+	(void)state;
+	stopped_with_client();
+	ram_knows = KD_API_READ_VIRTUAL;
+	client_asks(KD_API_READ_VIRTUAL);
+	session_client_reset(&s);
+	did("look(3130) send(2 3130) forget send(7 3030)");
+}
+
+static void test_only_requests_are_looked_up(void **state)
+{
+	(void)state;
+	boot();
+	client_comes();
+	ram_knows = KD_API_READ_VIRTUAL;
+	guest_asks(KD_PACKET_DEBUG_IO, KD_DEBUG_IO_PROMPT);
+	client_acks();
+	session_client_packet(&s, KD_PACKET_DEBUG_IO, last_body, KD_DEBUG_IO_SIZE + 1);
+	did("send(3 3231) expect(3) deliver(3 3231)+ expect(0)");
+}
+
+// The kernel whose memory it was is gone.
+static void test_ram_says_nothing_of_the_dead(void **state)
+{
+	(void)state;
+	stopped_with_client();
+	ram_knows = KD_API_READ_VIRTUAL;
+	session_guest_gone(&s, LINK_GONE_RESET);
+	client_acks();
+	did("send(7 3031 droppable)");
+	client_asks(KD_API_READ_VIRTUAL);
+	did("send(2 3130)");
+	assert_int_equal(get_le32(last_body + 8), KD_STATUS_UNSUCCESSFUL);
 }
 
 // ---- A client that does not read -----------------------------------------------------------------------------
@@ -884,6 +1033,8 @@ int main(void)
 		T(test_breakin_taken_is_not_cancelled),
 		T(test_breakin_outlives_module_loads),
 		T(test_breakin_while_stopped_is_nothing),
+		T(test_breakin_reaches_a_guest_that_left_its_wait),
+		T(test_breakin_is_taken_back_when_the_guest_comes_back_to_its_wait),
 		T(test_breakin_waits_for_a_guest),
 		T(test_breakin_of_a_client_that_left_is_forgotten_without_guest),
 		T(test_request_and_reply),
@@ -903,6 +1054,13 @@ int main(void)
 		T(test_reset_abandons_a_request),
 		T(test_reset_behind_an_accepted_continue_brings_nothing_back),
 		T(test_resend_while_a_reply_is_due_is_nothing),
+		T(test_ram_answers_at_once),
+		T(test_ram_waits_for_the_guests_turn),
+		T(test_ram_does_not_answer_while_the_guest_is_away),
+		T(test_ram_answers_nobody_who_left),
+		T(test_reset_forgets_an_answer_of_ram),
+		T(test_only_requests_are_looked_up),
+		T(test_ram_says_nothing_of_the_dead),
 		T(test_a_line_of_ours_is_a_print), T(test_prints_wait_bounded_and_in_order),
 		T(test_deaf_client_delays_a_boot_and_no_more),
 		T(test_silent_reset_gives_the_notice_then_a_fresh_start),
