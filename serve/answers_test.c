@@ -492,6 +492,8 @@ static void must_repeat(uint32_t data_len)
 
 static void test_version_is_repeated(void **state)
 {
+	struct walk_regs regs = long_mode();
+
 	(void)state;
 	ask(KD_API_GET_VERSION);
 	must_ask(ANSWERS_FIRST);
@@ -507,7 +509,7 @@ static void test_version_is_repeated(void **state)
 	answers_stopped(&a);
 	must_repeat(0);
 	answers_forget_boot(&a);
-	start(ANSWERS_ON);
+	answers_sleep(&a, &regs, false);
 	must_ask(ANSWERS_FIRST);
 }
 
