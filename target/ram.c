@@ -206,6 +206,7 @@ static void forget(struct target_ram *ram)
 	ram->fd = -1;
 	unmap_page(ram->page);
 	ram->page = NULL;
+	ram->is_in_step = false; // another broker may count the same epochs
 	ram_deinit(&ram->ram);
 }
 
