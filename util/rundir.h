@@ -7,7 +7,8 @@
 // (docs/permissions.md).
 //
 // Files of a VM: kd.sock (KDCOM stream), ctl.sock (the broker's control socket), vmm.sock (the VMM side's
-// listener), qmp.sock, debugcon.sock, vm.json (facts of the VM), lock (held by the broker), vm.lock (held by the VM).
+// listener), qmp.sock, debugcon.sock, monitor.sock (debugcon: QMP for the broker), paused (serve/pause.h), vm.json (facts of the VM), lock
+// (held by the broker), vm.lock (held by the VM).
 #ifndef UTIL_RUNDIR_H
 #define UTIL_RUNDIR_H
 
