@@ -186,12 +186,14 @@ static const struct session_ops session_ops = {
 
 static void arm_session_timer(struct broker *b)
 {
-	uint64_t deadline = session_deadline(&b->session), now = loop_now_ns() / 1000000u;
+	uint64_t deadline = session_deadline(&b->session), now;
 
-	if (deadline == UINT64_MAX)
+	if (deadline == UINT64_MAX) {
 		loop_timer_cancel(b->loop, &b->session_timer);
-	else
-		loop_timer_arm(b->loop, &b->session_timer, deadline > now ? deadline - now : 0);
+		return;
+	}
+	now = loop_now_ns() / 1000000u;
+	loop_timer_arm(b->loop, &b->session_timer, deadline > now ? deadline - now : 0);
 }
 
 // After an event that did not come from the client: write what it made the session say.
@@ -665,8 +667,8 @@ static void add_number(cJSON *json, const char *name, uint64_t value)
 static void add_loop_stats(cJSON *json, const struct loop *loop)
 {
 	add_number(json, "sleeps", loop->sleeps);
-	add_number(json, "polls", loop->polling.looks);
-	add_number(json, "polls_rewarded", loop->polling.rewarded);
+	add_number(json, "polls", loop->looks);
+	add_number(json, "polls_rewarded", loop->rewarded);
 }
 
 static void add_link_stats(cJSON *json, const struct link_stats *stats)

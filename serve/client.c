@@ -28,6 +28,7 @@ struct client {
 	void *arg;
 	struct loop_source source;
 	struct loop_timer timer; // kdcom's deadline
+	uint64_t timer_at;       // as armed last, in now_ms
 	struct loop_timer hold;  // an ACK that waits for its answer
 	int fd;
 	bool is_hung_up; // events.left is due or was called
@@ -68,23 +69,23 @@ static void write_output(struct client *c)
 	loop_change(c->loop, &c->source, done == (ssize_t)len ? EPOLLIN : EPOLLOUT);
 }
 
-static void arm_timer(struct client *c)
+// In a burst many packets share a deadline, whose unit is a millisecond.
+static void arm_timer(struct client *c, uint64_t now)
 {
-	uint64_t deadline = kdcom_deadline(&c->kdcom), now;
+	uint64_t deadline = kdcom_deadline(&c->kdcom);
 
-	if (deadline == KDCOM_NO_DEADLINE) {
+	if (deadline == KDCOM_NO_DEADLINE)
 		loop_timer_cancel(c->loop, &c->timer);
-		return;
-	}
-	now = now_ms();
-	loop_timer_arm(c->loop, &c->timer, deadline > now ? deadline - now : 0);
+	else if (!c->timer.is_armed || deadline != c->timer_at)
+		loop_timer_arm(c->loop, &c->timer, deadline > now ? deadline - now : 0);
+	c->timer_at = deadline;
 }
 
-static void tell_time(struct client *c)
+static void tell_time(struct client *c, uint64_t now)
 {
 	struct kdcom_event ev;
 
-	kdcom_timer(&c->kdcom, now_ms(), &ev);
+	kdcom_timer(&c->kdcom, now, &ev);
 	if (ev.kind == KDCOM_EV_GIVEN_UP)
 		c->events->given_up(c->arg);
 	else if (ev.kind == KDCOM_EV_SENT)
@@ -93,9 +94,11 @@ static void tell_time(struct client *c)
 
 static void end_batch(struct client *c)
 {
+	uint64_t now = now_ms();
+
 	c->is_in_batch = true;
 	c->events->turn(c->arg);
-	tell_time(c);
+	tell_time(c, now);
 	c->is_in_batch = false;
 	if (c->may_hold && c->events->is_reply_near(c->arg)) {
 		if (!c->hold.is_armed)
@@ -103,7 +106,7 @@ static void end_batch(struct client *c)
 	} else {
 		write_output(c);
 	}
-	arm_timer(c);
+	arm_timer(c, now);
 }
 
 void client_flush(struct client *c)
@@ -253,11 +256,18 @@ static void on_socket(struct loop_source *source, uint32_t events)
 }
 
 // While the guest has the client's request, it is the guest who speaks next.
-static bool poll_socket(struct loop_source *source)
+static bool is_expected(struct loop_source *source)
 {
 	struct client *c = source->arg;
 
-	if (c->in_len || c->events->is_reply_near(c->arg) || !take_input(c))
+	return !c->in_len && !c->events->is_reply_near(c->arg);
+}
+
+static bool take(struct loop_source *source)
+{
+	struct client *c = source->arg;
+
+	if (!take_input(c))
 		return false;
 	work(c);
 	return true;
@@ -298,7 +308,7 @@ struct error *client_create(struct loop *loop, int fd, const struct client_event
 		free(c);
 		return error;
 	}
-	loop_poll(loop, &c->source, poll_socket);
+	loop_poll(loop, &c->source, is_expected, take);
 	c->loop = loop;
 	c->events = events;
 	c->arg = arg;

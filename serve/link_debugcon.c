@@ -267,33 +267,17 @@ static void on_bytes(struct link_debugcon *d, const uint8_t *bytes, size_t len)
 
 static void disconnect(struct link_debugcon *d);
 
-// -> false: nothing came.
-static bool take_bytes(struct link_debugcon *d)
+static void on_bell(struct loop_source *source, uint32_t events)
 {
+	struct link_debugcon *d = source->arg;
 	uint8_t bytes[512];
 	ssize_t len = recv(d->fd, bytes, sizeof(bytes), MSG_DONTWAIT);
 
-	if (len < 0 && (errno == EAGAIN || errno == EINTR))
-		return false;
+	(void)events;
 	if (len > 0)
 		on_bytes(d, bytes, (size_t)len);
-	else
+	else if (len == 0 || (errno != EAGAIN && errno != EINTR))
 		disconnect(d);
-	return true;
-}
-
-static void on_bell(struct loop_source *source, uint32_t events)
-{
-	(void)events;
-	(void)take_bytes(source->arg); // the loop asks again
-}
-
-// A guest that waits does not ring.
-static bool poll_bell(struct loop_source *source)
-{
-	struct link_debugcon *d = source->arg;
-
-	return d->call.state != CALL_ST_WAITING && take_bytes(d);
 }
 
 // ---- RAM ----------------------------------------------------------------------------------------------------
@@ -524,8 +508,6 @@ static struct error *connect_bell(struct link_debugcon *d)
 
 	if (!error)
 		error = loop_add(d->base.loop, &d->source, d->fd, EPOLLIN, on_bell, d);
-	if (!error)
-		loop_poll(d->base.loop, &d->source, poll_bell);
 	return error;
 }
 

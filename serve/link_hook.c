@@ -441,11 +441,14 @@ static void on_socket(struct loop_source *source, uint32_t events)
 			;
 }
 
-static bool poll_socket(struct loop_source *source)
+static bool is_expected(struct loop_source *source)
 {
-	struct link_hook *h = source->arg;
+	return !((struct link_hook *)source->arg)->is_asleep;
+}
 
-	return !h->is_asleep && receive_one(h) != RECEIVED_NOTHING;
+static bool take(struct loop_source *source)
+{
+	return receive_one(source->arg) != RECEIVED_NOTHING;
 }
 
 // ---- Life -----------------------------------------------------------------------------------------------
@@ -459,7 +462,7 @@ static void try_connect(struct loop_timer *timer)
 	if (!error)
 		error = loop_add(h->base.loop, &h->source, h->fd, wanted_events(h), on_socket, h);
 	if (!error)
-		loop_poll(h->base.loop, &h->source, poll_socket);
+		loop_poll(h->base.loop, &h->source, is_expected, take);
 	if (error) {
 		if (h->fd >= 0)
 			close(h->fd);

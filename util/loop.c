@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <limits.h>
+#include <sched.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
@@ -14,7 +15,6 @@ struct error *loop_init(struct loop *loop)
 	if (fd < 0)
 		return error_create(errno, "cannot create an epoll instance: %s", strerror(errno));
 	*loop = (struct loop){ .epoll_fd = fd };
-	polling_init(&loop->polling);
 	return NULL;
 }
 
@@ -52,11 +52,14 @@ void loop_change(struct loop *loop, struct loop_source *source, uint32_t events)
 	epoll_ctl(loop->epoll_fd, EPOLL_CTL_MOD, source->fd, &event); // cannot fail for a watched descriptor
 }
 
-void loop_poll(struct loop *loop, struct loop_source *source, bool (*poll)(struct loop_source *source))
+void loop_poll(struct loop *loop, struct loop_source *source, bool (*is_expected)(struct loop_source *source),
+	       bool (*take)(struct loop_source *source))
 {
-	if (source->poll || loop->polled_count == LOOP_POLLED_MAX)
+	if (source->take || loop->polled_count == LOOP_POLLED_MAX)
 		return;
-	source->poll = poll;
+	source->is_expected = is_expected;
+	source->take = take;
+	polling_init(&source->polling);
 	loop->polled[loop->polled_count++] = source;
 }
 
@@ -65,7 +68,8 @@ static void stop_polling(struct loop *loop, struct loop_source *source)
 	for (unsigned i = 0; i < loop->polled_count; i++)
 		if (loop->polled[i] == source)
 			loop->polled[i--] = loop->polled[--loop->polled_count];
-	source->poll = NULL;
+	source->take = NULL;
+	source->is_hot = false;
 }
 
 void loop_remove(struct loop *loop, struct loop_source *source)
@@ -135,42 +139,81 @@ static void run_timers(struct loop *loop)
 	}
 }
 
-static bool look(struct loop *loop)
+// A gap begins: who is worth looking at? -> for how long, 0 = nobody is.
+static uint32_t begin_gap(struct loop *loop)
 {
-	loop->polling.looks++;
+	uint32_t longest = 0;
+
+	for (unsigned i = 0; i < loop->polled_count; i++) {
+		struct loop_source *source = loop->polled[i];
+		bool may_come = source->events & EPOLLIN && source->is_expected(source);
+		uint32_t window = may_come ? polling_begin(&source->polling) : 0;
+
+		source->is_hot = window > 0;
+		longest = window > longest ? window : longest;
+	}
+	return longest;
+}
+
+// Something came: what `who` teaches, and in vain was looked at the others. who: NULL = none of the polled.
+static void end_gap(struct loop *loop, struct loop_source *who, uint64_t now)
+{
+	uint64_t gap = now - loop->quiet_ns;
+
+	if (!loop->is_quiet)
+		return;
+	loop->is_quiet = false;
 	for (unsigned i = 0; i < loop->polled_count; i++) {
 		struct loop_source *source = loop->polled[i];
 
-		if (source->events & EPOLLIN && source->poll(source))
-			return true;
+		if (source == who || (source->is_hot && gap > POLLING_MAX_NS))
+			polling_end(&source->polling, gap);
 	}
-	return false;
 }
 
-// Something came from a polled source: the gap is over.
-static void end_gap(struct loop *loop, uint64_t now)
+static struct loop_source *find_news(struct loop *loop)
 {
-	polling_end(&loop->polling, now - loop->quiet_ns);
-	loop->is_quiet = false;
+	loop->looks++;
+	for (unsigned i = 0; i < loop->polled_count; i++)
+		if (loop->polled[i]->is_hot && loop->polled[i]->take(loop->polled[i]))
+			return loop->polled[i];
+	return NULL;
+}
+
+// Offers the processor, most likely to the peer that is waited for. -> false: somebody else has kept it.
+static bool yield(struct loop *loop, uint64_t *now)
+{
+	uint64_t before = *now;
+
+	sched_yield();
+	*now = loop_now_ns();
+	if (*now - before < POLLING_LOST_NS)
+		return true;
+	for (unsigned i = 0; i < loop->polled_count; i++)
+		if (loop->polled[i]->is_hot)
+			polling_lost(&loop->polled[i]->polling);
+	return false;
 }
 
 // Each gap is polled once, at its beginning. -> true: something was found and handled.
 static bool poll_gap(struct loop *loop)
 {
+	struct loop_source *source;
 	uint64_t now, until;
 
 	if (!loop->polled_count || loop->is_quiet)
 		return false;
 	loop->is_quiet = true;
 	loop->quiet_ns = now = loop_now_ns();
-	until = now + polling_begin(&loop->polling);
+	until = now + begin_gap(loop);
 	while (now < until) {
-		if (look(loop)) {
-			loop->polling.rewarded++;
-			end_gap(loop, now);
+		source = find_news(loop);
+		if (source) {
+			loop->rewarded++;
+			end_gap(loop, source, now);
 			return true;
 		}
-		if (!polling_yield(&loop->polling, &now))
+		if (!yield(loop, &now))
 			break;
 	}
 	return false;
@@ -180,8 +223,8 @@ static void dispatch(struct loop *loop, struct loop_source *source, uint32_t eve
 {
 	if (!source)
 		return;
-	if (source->poll && loop->is_quiet)
-		end_gap(loop, loop_now_ns());
+	if (loop->is_quiet)
+		end_gap(loop, source, loop_now_ns());
 	source->fn(source, events);
 }
 

@@ -6,8 +6,8 @@
 // is not called any more, not even for events that were already fetched with it. Level-triggered: read as much as
 // one system call gives and return.
 //
-// Sources of a conversation (loop_poll) are looked at directly for a short while before the loop goes to sleep, as util/polling.h says:
-// in a burst a packet costs its own system call and no other. Every LOOP_STRAIGHT packets all the others get their turn.
+// Sources of a conversation (loop_poll) are looked at directly for a short while before the loop goes to sleep, as each one's gaps
+// suggest (util/polling.h): in a burst a packet costs its own system call and no other. Every LOOP_STRAIGHT packets all the others get their turn.
 #ifndef UTIL_LOOP_H
 #define UTIL_LOOP_H
 
@@ -27,7 +27,11 @@ struct loop_source {
 	uint32_t events; // EPOLLIN | EPOLLOUT | ... asked for
 	void (*fn)(struct loop_source *source, uint32_t events);
 	void *arg; // for fn
-	bool (*poll)(struct loop_source *source); // NULL = not polled; see loop_poll
+	// loop_poll; NULL = not polled
+	bool (*is_expected)(struct loop_source *source);
+	bool (*take)(struct loop_source *source);
+	bool is_hot; // looked at in the present gap
+	struct polling polling;
 };
 
 struct loop_timer {
@@ -47,10 +51,9 @@ struct loop {
 	struct loop_source *polled[LOOP_POLLED_MAX];
 	unsigned polled_count;
 	unsigned straight;  // polls in a row that found something
-	bool is_quiet;      // nothing came from a polled source since quiet_ns
+	bool is_quiet;      // nothing came since quiet_ns
 	uint64_t quiet_ns;
-	struct polling polling;
-	uint64_t sleeps;    // calls of epoll_wait
+	uint64_t sleeps, looks, rewarded; // for people: calls of epoll_wait; looks taken, and those that found something
 };
 
 // -> NULL, or an error (descriptors exhausted); on failure *loop needs no deinit.
@@ -65,9 +68,10 @@ ERROR_MUST_CHECK struct error *loop_add(struct loop *loop, struct loop_source *s
 					     void (*fn)(struct loop_source *, uint32_t), void *arg);
 // Ask for other events. No system call when they are the same.
 void loop_change(struct loop *loop, struct loop_source *source, uint32_t events);
-// Look at the source directly in a burst. poll: take what is there, as fn does, without waiting. -> true: there was something. false: nothing
-// was done, or nothing is expected from this source now (no system call then). Only called while EPOLLIN is asked for; ends with loop_remove.
-void loop_poll(struct loop *loop, struct loop_source *source, bool (*poll)(struct loop_source *source));
+// Look at the source directly in a burst, while EPOLLIN is asked for; ends with loop_remove.
+// is_expected: may something come now? Without system calls. take: take what is there, as fn does, without waiting -> true: there was something.
+void loop_poll(struct loop *loop, struct loop_source *source, bool (*is_expected)(struct loop_source *source),
+	       bool (*take)(struct loop_source *source));
 // Stop watching; call before close(fd). Fine for a source that is not in the loop (fd < 0).
 void loop_remove(struct loop *loop, struct loop_source *source);
 

@@ -2,7 +2,6 @@
 #include "util/polling.h"
 
 #include <sched.h>
-#include <time.h>
 
 void polling_init(struct polling *p)
 {
@@ -48,23 +47,9 @@ void polling_end(struct polling *p, uint64_t gap_ns)
 		p->penalty = POLLING_SKIP_MIN;
 }
 
-bool polling_note_yield(struct polling *p, uint64_t took_ns)
+void polling_lost(struct polling *p)
 {
-	if (took_ns < POLLING_LOST_NS)
-		return true;
 	p->skip = p->penalty;
 	p->penalty = p->penalty * 2 < POLLING_SKIP_MAX ? p->penalty * 2 : POLLING_SKIP_MAX;
 	p->kept = 0;
-	return false;
-}
-
-bool polling_yield(struct polling *p, uint64_t *now_ns)
-{
-	uint64_t before = *now_ns;
-	struct timespec ts;
-
-	sched_yield();
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	*now_ns = (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
-	return polling_note_yield(p, *now_ns - before);
 }

@@ -6,11 +6,11 @@
 //   a longer one, below POLLING_MAX_NS     the window doubles (from nothing: POLLING_START_NS)
 //   a longer one than that                 the window halves, below POLLING_START_NS to nothing
 //
-// so an idle program does not poll, and each gap costs at most POLLING_MAX_NS. Between two looks the processor is offered to whoever
+// so an idle program does not poll, and each gap costs at most POLLING_MAX_NS. Between two looks the owner offers the processor to whoever
 // wants it (sched_yield), most likely the peer that is waited for. Where somebody keeps it instead, sleeping is better, since the kernel
 // wakes a sleeper at once: such a loss makes the next gaps ones without polling, twice as many each time.
 //
-// Rules: one thread; only polling_init and polling_yield make system calls.
+// Rules: one thread; only polling_init makes a system call. Time is passed in.
 #ifndef UTIL_POLLING_H
 #define UTIL_POLLING_H
 
@@ -20,8 +20,8 @@
 // Measured with two processes and a bare echo: a sleep and its wake-up cost 5 us (same processor) to 50 us (another one that sleeps itself).
 #define POLLING_MAX_NS 100000u
 #define POLLING_START_NS 10000u
-// A peer that answers needs less; one that computes gets a time slice of Linux, 3 ms.
-#define POLLING_LOST_NS 500000u
+// A peer that answers needs less; one that computes takes a time slice of Linux, 3 ms.
+#define POLLING_LOST_NS 250000u
 #define POLLING_SKIP_MIN 16u // gaps
 #define POLLING_SKIP_MAX 4096u
 
@@ -31,7 +31,6 @@ struct polling {
 	uint32_t skip;      // so many gaps more without polling
 	uint32_t penalty;   // what the next loss will cost, in gaps
 	uint32_t kept;      // gaps covered since the last loss
-	uint64_t looks, rewarded; // for people: looks taken, and those that found something
 };
 
 // Nothing learned. Off where the process may run on one processor only: there a look is time taken from the peer.
@@ -43,10 +42,7 @@ uint32_t polling_begin(struct polling *p);
 // It is over: something came after gap_ns, whether it was found by a look or by a wake-up.
 void polling_end(struct polling *p, uint64_t gap_ns);
 
-// Between two looks. *now_ns (CLOCK_MONOTONIC) is brought up to date. -> false: the processor was lost, go to sleep.
-bool polling_yield(struct polling *p, uint64_t *now_ns);
-
-// polling_yield without the system calls: offering the processor took so long. -> as polling_yield.
-bool polling_note_yield(struct polling *p, uint64_t took_ns);
+// Offering the processor in this gap took POLLING_LOST_NS or more: somebody keeps it. Do not look again in this gap.
+void polling_lost(struct polling *p);
 
 #endif

@@ -323,20 +323,19 @@ static void test_polling_pays_for_a_lost_processor(void **state)
 	unsigned slept = 0;
 
 	(void)state;
-	assert_true(polling_note_yield(&p, POLLING_LOST_NS - 1));
 	assert_int_not_equal(polling_begin(&p), 0);
-	assert_false(polling_note_yield(&p, POLLING_LOST_NS));
+	polling_lost(&p);
 	while (!polling_begin(&p))
 		slept++;
 	assert_int_equal(slept, POLLING_SKIP_MIN);
 	for (int i = 0; i < 20; i++)
-		assert_false(polling_note_yield(&p, POLLING_LOST_NS));
+		polling_lost(&p);
 	for (slept = 0; !polling_begin(&p); slept++)
 		;
 	assert_int_equal(slept, POLLING_SKIP_MAX);
 	for (unsigned i = 0; i < POLLING_SKIP_MAX; i++)
 		polling_end(&p, 1000); // forgiven
-	assert_false(polling_note_yield(&p, POLLING_LOST_NS));
+	polling_lost(&p);
 	for (slept = 0; !polling_begin(&p); slept++)
 		;
 	assert_int_equal(slept, POLLING_SKIP_MIN);
@@ -395,13 +394,20 @@ static void test_loop_removed_source_is_not_called(void **state)
 	close(a[0]), close(a[1]), close(b[0]), close(b[1]);
 }
 
-static int polls, reads;
+static int looks, reads;
+static bool is_byte_expected;
+
+static bool expect_byte(struct loop_source *source)
+{
+	(void)source;
+	return is_byte_expected;
+}
 
 static bool take_byte(struct loop_source *source)
 {
 	char byte;
 
-	polls++;
+	looks++;
 	if (read(source->fd, &byte, 1) != 1)
 		return false;
 	reads++;
@@ -411,6 +417,7 @@ static bool take_byte(struct loop_source *source)
 static void take_byte_awake(struct loop_source *source, uint32_t events)
 {
 	(void)events;
+	looks--; // this one is none
 	(void)take_byte(source);
 }
 
@@ -420,10 +427,11 @@ static void make_polled_pipe(int pipe_ends[2])
 	assert_int_equal(pipe2(pipe_ends, O_NONBLOCK), 0);
 	ok(loop_init(&loop));
 	ok(loop_add(&loop, &source_a, pipe_ends[0], EPOLLIN, take_byte_awake, NULL));
-	loop_poll(&loop, &source_a, take_byte);
-	loop.polling.is_off = false;
-	loop.polling.window_ns = POLLING_MAX_NS;
-	polls = reads = 0;
+	loop_poll(&loop, &source_a, expect_byte, take_byte);
+	source_a.polling.is_off = false;
+	source_a.polling.window_ns = POLLING_MAX_NS;
+	is_byte_expected = true;
+	looks = reads = 0;
 }
 
 static void end_polled_pipe(int pipe_ends[2])
@@ -445,7 +453,7 @@ static void test_loop_finds_by_looking(void **state)
 	}
 	assert_int_equal(reads, LOOP_STRAIGHT);
 	assert_int_equal(loop.sleeps, 0);
-	assert_int_equal(loop.polling.rewarded, LOOP_STRAIGHT);
+	assert_int_equal(loop.rewarded, LOOP_STRAIGHT);
 	end_polled_pipe(p);
 }
 
@@ -484,17 +492,17 @@ static void test_loop_polls_a_gap_once(void **state)
 	(void)state;
 	make_polled_pipe(p);
 	ok(loop_turn(&loop, 1));
-	first = polls;
+	first = looks;
 	assert_true(first > 0);
 	for (int i = 0; i < 20; i++)
 		ok(loop_turn(&loop, 1));
-	assert_int_equal(polls, first);
+	assert_int_equal(looks, first);
 	assert_int_equal(loop.sleeps, 21);
 	end_polled_pipe(p);
 }
 
-// A source that does not want to be read (its client does not read either) is not looked at, nor is one that was removed.
-static void test_loop_polls_only_who_is_read(void **state)
+// Not a source that is not to be read (its client does not read either), nor one whose peer has no reason to speak, nor one that was removed.
+static void test_loop_looks_only_where_something_may_come(void **state)
 {
 	int p[2];
 
@@ -503,13 +511,37 @@ static void test_loop_polls_only_who_is_read(void **state)
 	loop_change(&loop, &source_a, 0);
 	assert_int_equal(write(p[1], "x", 1), 1);
 	ok(loop_turn(&loop, 1));
-	assert_int_equal(polls, 0);
-	loop_change(&loop, &source_a, EPOLLIN);
-	loop_remove(&loop, &source_a);
 	loop.is_quiet = false;
+	loop_change(&loop, &source_a, EPOLLIN);
+	is_byte_expected = false;
+	ok(loop_turn(&loop, 1)); // this turn finds the byte asleep
+	assert_int_equal(reads, 1);
+	loop.is_quiet = false;
+	is_byte_expected = true;
+	loop_remove(&loop, &source_a);
 	ok(loop_turn(&loop, 1));
-	assert_int_equal(polls, 0);
-	assert_int_equal(loop.polled_count, 0);
+	assert_int_equal(looks, 0);
+	end_polled_pipe(p);
+}
+
+// The peer is silent, and something else wakes the loop: that must not keep the window open for ever.
+static void test_loop_unlearns_without_the_peer(void **state)
+{
+	int p[2], other[2];
+
+	(void)state;
+	make_polled_pipe(p);
+	assert_int_equal(pipe(other), 0);
+	for (int i = 0; i < 8; i++) {
+		loop.is_quiet = true;
+		loop.quiet_ns = loop_now_ns() - POLLING_MAX_NS - 1;
+		source_a.is_hot = true;
+		ok(loop_add(&loop, &source_b, other[0], EPOLLIN, note_other, NULL));
+		assert_int_equal(write(other[1], "x", 1), 1);
+		ok(loop_turn(&loop, -1));
+	}
+	assert_int_equal(source_a.polling.window_ns, 0);
+	close(other[0]), close(other[1]);
 	end_polled_pipe(p);
 }
 
@@ -586,7 +618,8 @@ int main(void)
 		cmocka_unit_test(test_loop_finds_by_looking),
 		cmocka_unit_test(test_loop_burst_starves_nobody),
 		cmocka_unit_test(test_loop_polls_a_gap_once),
-		cmocka_unit_test(test_loop_polls_only_who_is_read),
+		cmocka_unit_test(test_loop_looks_only_where_something_may_come),
+		cmocka_unit_test(test_loop_unlearns_without_the_peer),
 		cmocka_unit_test(test_loop_removed_source_is_not_called),
 		cmocka_unit_test(test_loop_timers_fire_in_order),
 		cmocka_unit_test(test_errors),
