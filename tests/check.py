@@ -79,6 +79,8 @@ def stages(long):
         Stage("console", "vmkd kd through the broker", python("tests/test_console.py", "--link", "debugcon"), built, guard=1800),
         Stage("console-serial", "vmkd kd on a stock serial target", python("tests/test_console.py", "--link", "serial"), built,
               guard=1800),
+        Stage("permissions", "VM, broker and client as different users, in a folder that a group shares", python("tests/test_permissions.py"), built,
+              guard=1800),
         Stage("libram", "libvmkd reads the VM's RAM by itself", python("tests/test_libram.py"), built, guard=1800),
         Stage("hook", "libvmkd-vmm.so in QEMU, with a broker and a guest of the test's own", python("vmm/qemu_test.py"), built),
         Stage("walk", "page walks against QEMU's own, in every paging mode", python("tests/test_walk.py"), built),
