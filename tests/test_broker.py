@@ -445,6 +445,72 @@ def ctl_garbage():
         wait_for("the control socket", lambda: vm.run("stats", vm.name)[0] == 0)
 
 
+# ---- what the broker costs ------------------------------------------------------------------------------------------
+
+def switches_of(pid):
+    """How often the process was given a processor and left it: a program that makes a system call, or polls, cannot do so without."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return [int(line.split()[1]) for line in status.splitlines() if "ctxt_switches" in line]
+
+
+def anonymous_kb(pid):
+    status = Path(f"/proc/{pid}/status").read_text()
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("RssAnon"))
+
+
+def sleeps_on(pid, seconds=3):
+    """True when the process did not run at all for so long."""
+    before = switches_of(pid)
+    time.sleep(seconds)
+    return switches_of(pid) == before
+
+
+@test("a broker with a stopped guest and a silent debugger does not run at all", BOTH)
+def idle(link):
+    with vm_of(link) as vm:
+        with client_of(vm) as kd:
+            attach(kd)
+            base = kd.version().kern_base
+            for _ in range(300):  # a burst, so that polling has been learned
+                kd.read_virtual(base, 4)
+            broker = entry_of(vm)["broker_pid"]
+            wait_for("the broker to sleep", lambda: sleeps_on(broker), alive=vm.process)
+            before = vm.stats()
+            expect(before["polls_rewarded"] <= before["polls"], f"{before}")
+            wait_for("the broker to sleep again", lambda: sleeps_on(broker), alive=vm.process)
+            after = vm.stats()
+            # Asking for stats is what happened between the two: a connection, a request, its answer, perhaps the library's.
+            expect(after["sleeps"] - before["sleeps"] < 20, f"{before['sleeps']} .. {after['sleeps']}")
+            reads_mz(kd)
+
+
+@test("a debugger that asks and never reads is given no memory, and others are served", BOTH)
+def deaf_asker(link):
+    with vm_of(link) as vm:
+        ready(vm)
+        broker = entry_of(vm)["broker_pid"]
+        before = anonymous_kb(broker)
+        with socket.socket(socket.AF_UNIX) as asker:
+            asker.connect(str(vm.kd_socket()))
+            asker.setblocking(False)
+            # RESETs are answered, each by a RESET and the state change, and so are break-ins: nothing of it is ever read.
+            flood, full = (RESET + b"b" * 200) * 100, 0
+            for _ in range(2000):
+                try:
+                    asker.send(flood)
+                    full = 0
+                except BlockingIOError:
+                    full += 1
+                    time.sleep(0.005)
+                if full == 100:
+                    break
+            expect(vm.stats()["clients"]["connections"] >= 2, "stats")
+            expect(vm.qmp().call("query-status"), "QMP")
+            expect(anonymous_kb(broker) - before < 1024, f"{before} kB, then {anonymous_kb(broker)} kB")
+        wait_for("the asker to be gone", lambda: not entry_of(vm)["clients"])
+        ready(vm)
+
+
 # ---- brokers and guests that go away ------------------------------------------------------------------------------------
 
 @test("a broker dies, the VM lives on, the next one takes over", BOTH)
