@@ -24,7 +24,7 @@
 #include "memory/walk.h"
 #include "wire/kdapi.h"
 
-// A search looks at so much of its range and leaves the rest to the guest. Origin: 0.2 ms of the broker's time, as long as a few dozen reads.
+// A search looks at so much of its range and leaves the rest to the guest. Origin: 0.12 ms of the broker, as long as a thousand reads of the largest size.
 #define ANSWERS_SEARCH_MAX (1u << 20)
 #define ANSWERS_CHUNK 16384u // of a search
 // One CONTEXT of a debugger's stop each: enough for every processor that Windows puts into one group.

@@ -287,6 +287,18 @@ static bool packet_is_possible(const struct link_head *head)
 	return head->hdr_len && head->hdr_len <= head->body_len;
 }
 
+static void take_memory(struct link_hook *h, uint32_t len)
+{
+	struct link_memory *m = (struct link_memory *)(h->in + sizeof(struct link_head));
+	pid_t pid = 0;
+	uid_t uid;
+
+	// Whose memory may be read across processes is the kernel's word: a broker of root's could read anybody's for a sender that says so.
+	m->pid = sock_peer(h->fd, &pid, &uid) && pid > 0 ? (uint32_t)pid : 0;
+	last_words_memory(&h->last_words, m, len, h->in_fds, h->in_fd_count);
+	h->base.events->memory(h->base.arg, m, len, h->in_fds, h->in_fd_count);
+}
+
 static void take_message(struct link_hook *h, const struct link_head *head, const uint8_t *body)
 {
 	const struct guest_link_events *ev = h->base.events;
@@ -327,8 +339,7 @@ static void take_message(struct link_hook *h, const struct link_head *head, cons
 	case LINK_MEMORY:
 		if (head->body_len < offsetof(struct link_memory, pieces) || head->body_len > sizeof(struct link_memory))
 			break;
-		last_words_memory(&h->last_words, (const struct link_memory *)body, head->body_len, h->in_fds, h->in_fd_count);
-		ev->memory(h->base.arg, (const struct link_memory *)body, head->body_len, h->in_fds, h->in_fd_count);
+		take_memory(h, head->body_len);
 		return;
 	case LINK_STATS:
 		if (head->body_len != sizeof(h->base.stats))

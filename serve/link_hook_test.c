@@ -91,11 +91,14 @@ static void on_refused(void *arg)
 	note("refused(%x) ", link_under_test->refused_version);
 }
 
+static uint32_t memory_pid;
+
 static void on_memory(void *arg, const struct link_memory *m, size_t len, const int *fds, uint32_t fd_count)
 {
 	(void)arg;
 	for (uint32_t i = 0; i < fd_count; i++)
 		assert_int_equal(fcntl(fds[i], F_GETFD), FD_CLOEXEC);
+	memory_pid = m->pid;
 	note("memory(%u,%u,%u) ", m->piece_count, (unsigned)len, fd_count);
 }
 
@@ -380,7 +383,9 @@ static void tell_with_fds(uint16_t type, const void *body, uint32_t len, int fd,
 
 static void test_memory(void **state)
 {
-	struct link_memory memory = { .generation = 1, .piece_count = LINK_MEMORY_PIECES_MAX, .file_count = LINK_MEMORY_FILES_MAX };
+	struct link_memory memory = {
+		.generation = 1, .pid = 1, .piece_count = LINK_MEMORY_PIECES_MAX, .file_count = LINK_MEMORY_FILES_MAX,
+	};
 	int before;
 
 	(void)state;
@@ -394,6 +399,7 @@ static void test_memory(void **state)
 	tell(LINK_MEMORY, 0, &memory, offsetof(struct link_memory, pieces), 0, 0);
 	turns(3);
 	did("up memory(120,3864,8) memory(2,88,1) memory(2,24,0)");
+	assert_int_equal(memory_pid, getpid()); // who sent it, whatever it says
 	assert_int_equal(count_fds(), before);
 }
 
