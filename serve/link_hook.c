@@ -427,6 +427,9 @@ static enum received receive_one(struct link_hook *h)
 
 	if (len < 0 && (errno == EAGAIN || errno == EINTR))
 		return RECEIVED_NOTHING;
+	// It ended without having read all that we sent. The kernel says so once, before what it had sent itself.
+	if (len < 0 && errno == ECONNRESET)
+		return RECEIVED_ONE;
 	if (len <= 0) {
 		close_fds(h);
 		collect_last_words(h);

@@ -574,6 +574,24 @@ static void test_vmm_says_goodbye(void **state)
 	lose_ram();
 }
 
+// The kernel reports that before what the peer had sent.
+static void test_end_with_something_of_ours_unread(void **state)
+{
+	uint8_t body[KD_MANIPULATE_SIZE] = { 0 };
+
+	(void)state;
+	meet();
+	greet(LINK_VERSION, false);
+	turns(1);
+	tell(LINK_PACKET, 0, body, sizeof(body), KD_PACKET_MANIPULATE, sizeof(body));
+	tell(LINK_BREAKIN_TAKEN, 0, NULL, 0, 0, 0);
+	link_under_test->ops->breakin(link_under_test);
+	close(peer);
+	turns(4);
+	did("up packet(2 00) taken memory(0,24,0) down");
+	meet();
+}
+
 // While the debugger is behind, even the end waits.
 static void test_held_link_does_not_end(void **state)
 {
@@ -625,6 +643,7 @@ int main(void)
 		T(test_last_words),
 		T(test_connection_ends_and_vmm_lives),
 		T(test_vmm_says_goodbye),
+		T(test_end_with_something_of_ours_unread),
 		T(test_held_link_does_not_end),
 		T(test_held_link_takes_nothing),
 	};
