@@ -6,19 +6,26 @@ finds a guest that lies.
     tests/test_ram.py             all
     tests/test_ram.py WORD…       the tests whose names contain one of the words
 """
+import ctypes
+import json
 import os
 import re
+import shutil
 import signal
 import struct
+import subprocess
 import sys
+import tempfile
 import time
 import traceback
+from pathlib import Path
 
 os.environ.pop("VMKD_TEST_RAM", None)  # these tests say themselves what a broker does with RAM
 
-from kdclient import API, DATA_MAX, MANIPULATE, KdClient, KdError, KdTimeout, Stop  # noqa: E402
+from fake_vmm import BASE, BASE_GPA, F_NESTED, LONG_MODE, RAM_SIZE, REMOTE, FakeRam, FakeVmm  # noqa: E402
+from kdclient import API, DATA_MAX, MANIPULATE, UNSUCCESSFUL, KdClient, KdError, KdTimeout, Stop  # noqa: E402
 from report import Report  # noqa: E402
-from vm import GUARD_S, Hang, Vm, kvm, wait_for  # noqa: E402
+from vm import GUARD_S, VMKD, Hang, Vm, die_with_parent, kvm, wait_for  # noqa: E402
 
 REPORT = Report()
 KVM, KVM_REMARK = kvm()
@@ -374,6 +381,155 @@ def liar(arguments):
         expect(any(line in r for r in vm.listed()["remarks"]), f"'{line}' is not in {vm.listed()['remarks']}")
         wait_for("the message", lambda: len(re.findall(re.escape(line), vm.output())) == 2, alive=vm.process)
         kd.go()
+
+
+# ---- a VMM side of the test's own ------------------------------------------------------------------------------
+
+class Broker:
+    """`vmkd serve` for a FakeVmm, a debugger attached to the stopped guest, and two ways to ask."""
+
+    def __init__(self, *options):
+        self.options = options
+        self.folder = Path(tempfile.mkdtemp(prefix="vmkd-test-"))
+        self.env = {**os.environ, "VMKD_RUNTIME_DIR": str(self.folder)}
+        self.vmm = FakeVmm(self.folder, "fake")
+        self.ram = FakeRam()
+        self.kd = self.process = None
+
+    def __enter__(self):
+        self.vmm.__enter__()
+        self.process = subprocess.Popen([VMKD, "serve", "fake", *self.options], env=self.env, stdin=subprocess.DEVNULL,
+                                        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, preexec_fn=die_with_parent)
+        expect(self.vmm.is_greeted.wait(GUARD_S), "the broker does not attach")
+        return self
+
+    def __exit__(self, *_exc):
+        if self.kd:
+            self.kd.close()
+        self.vmm.__exit__()
+        self.process.terminate()
+        self.process.communicate()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def stop(self):
+        self.vmm.stop()
+        self.kd = KdClient(timeout=GUARD_S).connect(str(self.folder / "fake" / "kd.sock"))
+        expect(isinstance(self.kd.attach(), Stop), "no stop")
+        return self
+
+    def vmkd(self, *arguments):
+        return subprocess.run([VMKD, *arguments], env=self.env, capture_output=True, text=True, timeout=GUARD_S).stdout
+
+    def remarks(self):
+        return json.loads(self.vmkd("list", "--json"))[0]["remarks"]
+
+    def stats(self):
+        return json.loads(self.vmkd("stats", "fake", "--json"))
+
+    def read(self, address=BASE, count=16):
+        """The bytes from RAM, or None: the guest was asked."""
+        asked = len(self.vmm.delivered)
+        reply = ask(self.kd, read("ReadVirtual", address, count))
+        if len(self.vmm.delivered) > asked:
+            expect(struct.unpack_from("<I", reply, 8)[0] == UNSUCCESSFUL, "the guest's answer did not come")
+            return None
+        return reply[56:]
+
+
+FAKE = [("fake VMM",)]
+
+
+@test(FAKE, "a map of RAM that comes, changes and goes")
+def map_changes(arguments):
+    with Broker(*arguments) as b:
+        b.stop()
+        expect(b.read() is None, "without a map RAM was read")
+        expect(any("not known where" in r for r in b.remarks()), f"list: {b.remarks()}")
+        b.ram.bytes[BASE_GPA:BASE_GPA + 16] = b"the first of two"
+        b.vmm.memory([b.ram.piece()], [b.ram.fd])  # during a wait
+        b.stats()  # the broker has taken it
+        expect(b.read() == b"the first of two" and b.remarks() == [], f"{b.read()}, list: {b.remarks()}")
+        other = FakeRam()
+        other.bytes[BASE_GPA:BASE_GPA + 16] = b"the second, then"
+        b.vmm.memory([other.piece()], [other.fd], generation=2)
+        b.stats()
+        expect(b.read() == b"the second, then", f"after a change: {b.read()}")
+        for what, pieces, fds in (("beyond the file", [b.ram.piece(size=RAM_SIZE + 4096)], [b.ram.fd]),
+                                  ("no descriptor", [b.ram.piece()], []),
+                                  ("overlapping", [b.ram.piece(), b.ram.piece(gpa=4096, size=4096)], [b.ram.fd])):
+            b.vmm.memory([b.ram.piece()], [b.ram.fd])
+            b.vmm.memory(pieces, fds)
+            b.stats()
+            expect(b.read() is None, f"{what}: RAM was read")
+            expect(any("cannot be" in r for r in b.remarks()), f"{what}: list: {b.remarks()}")
+        b.vmm.memory([])
+        b.stats()
+        expect(b.read() is None and any("not known where" in r for r in b.remarks()), f"list: {b.remarks()}")
+
+
+@test(FAKE, "registers that are unknown, a guest's guest")
+def registers_unknown(arguments):
+    with Broker(*arguments) as b:
+        b.vmm.memory([b.ram.piece()], [b.ram.fd])
+        b.vmm.registers = (0, 0, 0, 0)
+        b.stop()
+        expect(b.read() is None and any("registers" in r for r in b.remarks()), f"list: {b.remarks()}")
+        b.vmm.registers, b.vmm.flags = LONG_MODE, F_NESTED
+        expect(b.read() is None, "the wait before was of unknown registers")
+        expect(b.read() is None and any("virtualization-based" in r for r in b.remarks()), f"list: {b.remarks()}")
+        b.vmm.flags = 0
+        expect(b.read() is None, "the wait before was nested")
+        expect(b.read() is not None and b.remarks() == [], f"list: {b.remarks()}")
+        asked = b.stats()["asked_guest"]
+        expect(asked["mode"] == 2 and asked["nested"] == 2, str(asked))
+
+
+@test(FAKE, "RAM is read when the guest has come back, not before")
+def comes_back(arguments):
+    with Broker(*arguments) as b:
+        b.vmm.memory([b.ram.piece()], [b.ram.fd])
+        b.stop()
+        b.vmm.on_deliver = lambda request: b.ram.bytes.__setitem__(slice(BASE_GPA, BASE_GPA + 4), b"done")
+        b.ram.bytes[BASE_GPA:BASE_GPA + 4] = b"todo"
+        expect(b.read(count=4) == b"todo", "the first reading")
+        ask(b.kd, head("QueryMemory", b""))
+        expect(b.read(count=4) == b"done", "what the guest did meanwhile is not seen")
+        # Its tables have changed, and so have the registers that lead to them.
+        b.ram.bytes[0x10000:0x14000] = b.ram.bytes[0x1000:0x5000]
+        for shift, table in ((39, 0x10000), (30, 0x11000), (21, 0x12000)):
+            b.ram.entry(table, shift, table + 0x1000)
+        struct.pack_into("<Q", b.ram.bytes, 0x13000, 0xC0000 | 3)
+        b.ram.bytes[0xC0000:0xC0004] = b"anew"
+        b.vmm.registers = (LONG_MODE[0], 0x10000, *LONG_MODE[2:])
+        expect(b.read(count=4) == b"done", "new registers before the guest said them")
+        b.vmm.wait()
+        b.stats()
+        expect(b.read(count=4) == b"anew", "old registers")
+
+
+@test(FAKE, "RAM in another process")
+def remote(arguments):
+    """Read with the kernel's knowledge of who the VMM is: this test's process, whatever the message says."""
+    with Broker(*arguments) as b:
+        address = ctypes.addressof(ctypes.c_char.from_buffer(b.ram.bytes))
+        b.ram.bytes[BASE_GPA:BASE_GPA + 16] = b"across processes"
+        b.vmm.memory([b.ram.piece(at=address, file=REMOTE)], pid=1)
+        b.stop()
+        expect(b.read() == b"across processes" and b.remarks() == [], f"{b.read()}, list: {b.remarks()}")
+        b.vmm.memory([b.ram.piece(at=4096, file=REMOTE)])  # nothing is ever mapped there
+        b.stats()
+        expect(b.read() is None and any("private" in r for r in b.remarks()), f"list: {b.remarks()}")
+
+
+@test(FAKE, "--check-ram with a guest that refuses")
+def check_refusal(arguments):
+    with Broker("--check-ram") as b:
+        b.vmm.memory([b.ram.piece()], [b.ram.fd])
+        b.stop()
+        expect(b.read() is None, "RAM answered")
+        stats = b.stats()
+        expect(stats["ram_checked"] == stats["ram_differences"] == 1, str(stats))
+        expect(any("56 bytes and status 0xC0000001, RAM has 72 bytes" in r for r in b.remarks()), f"list: {b.remarks()}")
 
 
 # ---- running ---------------------------------------------------------------------------------------------------
