@@ -242,7 +242,7 @@ enum {
 /* Ends QEMU by isa-debug-exit with a verdict (0..31), which tools/testkernel returns as its exit status. */
 _Noreturn void hal_exit(unsigned verdict);
 _Noreturn void hal_reboot(void);       /* port 0xCF9, then the keyboard controller */
-_Noreturn void hal_triple_fault(void); /* empty IDT, then int3 */
+_Noreturn void hal_triple_fault(void); /* empty IDT, then an undefined instruction */
 _Noreturn void hal_idle_forever(void); /* interrupts on, hlt */
 
 /* ---------------------------------------------------------------------------------------------- CPUs -- */

@@ -102,7 +102,7 @@ _Noreturn void hal_triple_fault(void)
         uint16_t limit;
         uintptr_t base;
     } __attribute__((packed)) empty;
-    __asm__ volatile("lidt %0; int3" : : "m"(empty));
+    __asm__ volatile("lidt %0; ud2" : : "m"(empty));
     for (;;)
         hal_pause();
 }
