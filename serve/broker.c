@@ -19,6 +19,7 @@
 #include "serve/pause.h"
 #include "serve/ram_sock.h"
 #include "serve/session.h"
+#include "serve/stats.h"
 #include "util/rundir.h"
 #include "util/sock.h"
 
@@ -658,64 +659,6 @@ static void ctl_status(void *arg, cJSON *ret)
 	add_remarks(b, remarks);
 }
 
-static void add_number(cJSON *json, const char *name, uint64_t value)
-{
-	cJSON_AddNumberToObject(json, name, (double)value);
-}
-
-// How the broker waits (util/loop.h): in a burst by looking, else asleep.
-static void add_loop_stats(cJSON *json, const struct loop *loop)
-{
-	add_number(json, "sleeps", loop->sleeps);
-	add_number(json, "polls", loop->looks);
-	add_number(json, "polls_rewarded", loop->rewarded);
-}
-
-static void add_link_stats(cJSON *json, const struct link_stats *stats)
-{
-	add_number(json, "port_calls", stats->port_calls);
-	add_number(json, "doorbells", stats->doorbells);
-	add_number(json, "packets_out", stats->packets_out);
-	add_number(json, "packets_in", stats->packets_in);
-	add_number(json, "bytes_out", stats->bytes_out);
-	add_number(json, "bytes_in", stats->bytes_in);
-	add_number(json, "retries", stats->retries);
-	add_number(json, "registrations", stats->registrations);
-	add_number(json, "dropped_deliver", stats->dropped_deliver);
-	add_number(json, "refused", stats->refused);
-	add_number(json, "refused_cpl", stats->refused_cpl);
-	add_number(json, "refused_version", stats->refused_version);
-}
-
-static void add_answers_stats(cJSON *json, const struct answers_counters *c)
-{
-	cJSON *asked;
-
-	add_number(json, "answers_from_ram", c->answered);
-	add_number(json, "bytes_from_ram", c->answered_bytes);
-	add_number(json, "answers_repeated", c->repeated);
-	add_number(json, "ram_checked", c->checked);
-	add_number(json, "ram_checked_bytes", c->checked_bytes);
-	add_number(json, "ram_differences", c->differences);
-	asked = cJSON_AddObjectToObject(json, "asked_guest");
-	for (int i = ANSWERS_HERE + 1; i < ANSWERS_REASON_COUNT; i++)
-		add_number(asked, answers_reason_name(i), c->asked[i]);
-}
-
-static void add_session_stats(cJSON *json, const struct session_counters *c)
-{
-	add_number(json, "boots", c->boots);
-	add_number(json, "prints", c->prints);
-	add_number(json, "prints_dropped", c->prints_dropped);
-	add_number(json, "events_continued", c->continued);
-	add_number(json, "files_refused", c->files_refused);
-	add_number(json, "requests", c->client_packets);
-	add_number(json, "requests_refused", c->requests_refused);
-	add_number(json, "requests_repeated", c->requests_repeated);
-	add_number(json, "replies_dropped", c->replies_dropped);
-	add_number(json, "guest_packets_refused", c->guest_refused);
-}
-
 static void ctl_stats(void *arg, cJSON *ret)
 {
 	struct broker *b = arg;
@@ -726,18 +669,18 @@ static void ctl_stats(void *arg, cJSON *ret)
 		sums_add(&sums, client_counters(b->client));
 	cJSON_AddStringToObject(ret, "name", b->name);
 	cJSON_AddStringToObject(ret, "link", b->link->ops->name);
-	add_number(ret, "seconds", (uint64_t)(time(NULL) - b->started));
-	add_link_stats(ret, &b->link->stats);
-	add_number(ret, "link_messages_refused", b->link->messages_refused);
-	add_number(ret, "pauses", b->link->pause ? b->link->pause->pauses : 0);
-	add_number(ret, "pauses_undone", b->link->pause ? b->link->pause->undone : 0);
-	add_session_stats(ret, &b->session.counters);
-	add_loop_stats(ret, b->loop);
-	add_answers_stats(ret, &b->answers.counters);
+	stats_add_number(ret, "seconds", (uint64_t)(time(NULL) - b->started));
+	stats_add_link(ret, &b->link->stats);
+	stats_add_number(ret, "link_messages_refused", b->link->messages_refused);
+	stats_add_number(ret, "pauses", b->link->pause ? b->link->pause->pauses : 0);
+	stats_add_number(ret, "pauses_undone", b->link->pause ? b->link->pause->undone : 0);
+	stats_add_session(ret, &b->session.counters);
+	stats_add_loop(ret, b->loop);
+	stats_add_answers(ret, &b->answers.counters);
 	clients = cJSON_AddObjectToObject(ret, "clients");
-	add_number(clients, "connections", sums.connections);
-	add_number(clients, "turned_away", sums.turned_away);
-#define X(name) add_number(clients, #name, sums.name);
+	stats_add_number(clients, "connections", sums.connections);
+	stats_add_number(clients, "turned_away", sums.turned_away);
+#define X(name) stats_add_number(clients, #name, sums.name);
 	CLIENT_COUNTER_LIST(X)
 #undef X
 }
