@@ -445,7 +445,9 @@ static void the_broker_learns_where_ram_is_before_the_first_wait(void **state)
 	register_area();
 	(void)broker_stats(&b);
 	assert_int_equal(b.memory_count, 0); // nobody needs it while the guest runs
+	unsigned before = open_descriptors();
 	start_wait(&b);
+	assert_int_equal(open_descriptors(), before + 1); // the test's own: the library keeps none
 	assert_int_equal(b.memory_count, 1);
 	assert_both_slots(&b);
 	uint8_t seen[AREA_PAGE_SIZE];
