@@ -35,7 +35,6 @@ struct ram_sock {
 	struct loop *loop;
 	struct loop_source source;
 	int listener;
-	bool is_off;
 	char path[RUNDIR_PATH_MAX];
 	struct stop_page *page; // NULL when off
 	int page_fd; // for readers; -1 when off
@@ -212,7 +211,7 @@ static void on_connection(struct loop_source *source, uint32_t events)
 	struct error *error;
 
 	(void)events;
-	if (fd < 0 || s->is_off || !p || !sock_peer_is_allowed(fd))
+	if (fd < 0 || !s->page || !p || !sock_peer_is_allowed(fd))
 		return;
 	(void)!setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof(size)); // if not, it is the default
 	error = loop_add(s->loop, &p->source, fd, EPOLLIN | EPOLLRDHUP, on_program, p);
@@ -247,11 +246,11 @@ void ram_sock_memory(struct ram_sock *s, const struct link_memory *m, size_t len
 
 // ---- Life ---------------------------------------------------------------------------------------------
 
-static struct error *start(struct ram_sock *s, const char *vm_name)
+static struct error *start(struct ram_sock *s, const char *vm_name, bool is_off)
 {
 	struct error *error = rundir_path(vm_name, "ram.sock", s->path);
 
-	if (!error && !s->is_off)
+	if (!error && !is_off)
 		error = make_page(s);
 	if (!error)
 		error = sock_listen_unix(s->path, SOCK_SEQPACKET, SOCK_NONBLOCK, &s->listener);
@@ -268,11 +267,10 @@ struct error *ram_sock_create(struct loop *loop, const char *vm_name, bool is_of
 	if (!s)
 		return error_create(ENOMEM, "out of memory");
 	s->loop = loop;
-	s->is_off = is_off;
 	s->listener = s->source.fd = s->page_fd = -1;
 	for (uint32_t i = 0; i < RAM_SOCK_PROGRAMS_MAX; i++)
 		s->programs[i] = (struct program){ .owner = s, .source.fd = -1, .fd = -1 };
-	error = start(s, vm_name);
+	error = start(s, vm_name, is_off);
 	if (error) {
 		ram_sock_destroy(s);
 		return error;
