@@ -377,15 +377,16 @@ static void link_refused(void *arg)
 	flush_client(b);
 }
 
-// Private RAM of the VMM is read across processes, and that may be forbidden.
+// Private RAM of the VMM is read across processes, and that may be forbidden. Memory of a device (a video card's) is always private: what matters is
+// whether anything can be read.
 static bool ram_is_readable(const struct ram *ram)
 {
+	bool found = !ram->piece_count;
 	uint8_t byte;
 
-	for (uint32_t i = 0; i < ram->piece_count; i++)
-		if (ram_read(ram, ram->pieces[i].gpa, &byte, 1) != 1)
-			return false;
-	return true;
+	for (uint32_t i = 0; i < ram->piece_count && !found; i++)
+		found = ram_read(ram, ram->pieces[i].gpa, &byte, 1) == 1;
+	return found;
 }
 
 static void link_memory(void *arg, const struct link_memory *m, size_t len, const int *fds, uint32_t fd_count)

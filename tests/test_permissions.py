@@ -124,7 +124,7 @@ class Site:
                    "-initrd", "archive.tar", "-append", "kernel=ntoskrnl.exe transport=kdvmkd.dll scenario=counter", *more]
         if accel == "kvm":
             command += ["-cpu", "host"]
-            if os.path.exists("/usr/share/qemu/qboot.rom"):
+            if "-bios" not in more and os.path.exists("/usr/share/qemu/qboot.rom"):
                 command += ["-bios", "qboot.rom"]
         return command
 
@@ -199,6 +199,18 @@ def hook_with_memfd():
         site.read_memory(OWNER)
         site.read_memory(None)
         expect_strangers_outside(site)
+
+
+@test("group folder, a video card's private RAM beside the memfd: answers from RAM, and nothing to complain of")
+def hook_with_memfd_and_video():
+    need_kvm()
+    with group_site() as site:
+        site.start_vm(OWNER, *memfd(), "-vga", "std", "-bios", "bios-256k.bin")  # SeaBIOS maps the card
+        site.serve(MEMBER)
+        site.read_memory(MEMBER, "--no-ram")
+        expect(site.from_ram(MEMBER) > 0, "the broker's answers are the guest's")
+        remarks = site.listed(MEMBER)["remarks"]
+        expect(not [r for r in remarks if "RAM" in r], f"list: {remarks}")
 
 
 @test("group folder, private RAM: the guest answers another member, and list says why")
