@@ -65,12 +65,13 @@ def row_list(text):
 def options():
     parser = argparse.ArgumentParser(prog="./bench", description="measures vmkd beside floors and the serial yardstick; rows: docs/performance.md")
     parser.add_argument("--quick", action="store_true", help="fewer runs and less data: for a look, not for figures")
+    parser.add_argument("--tcg", action="store_true", help="leave out what needs KVM")
     parser.add_argument("--rows", type=row_list, default=ALL_ROWS, metavar="N,M", help="these rows only")
     parser.add_argument("--readme", action="store_true", help="renew the figures in README.md and docs/performance.md and the picture docs/bench.svg")
     parser.add_argument("--out", type=Path, default=BUILD / "bench", metavar="FOLDER", help="where the table, the CSV and the picture go (build/bench)")
     given = parser.parse_args()
-    if given.readme and given.rows != ALL_ROWS:
-        parser.error("--readme needs every row")
+    if given.readme and (given.rows != ALL_ROWS or given.tcg or given.quick):
+        parser.error("--readme needs every row, measured properly: without --quick, --tcg, --rows")
     return given
 
 
@@ -100,7 +101,7 @@ def renew_pages(results, facts, bench):
     text = (f"Medians of {bench.runs} runs; test kernel x64, one vCPU unless stated; {known['cpus']} host CPUs ({known['cpu']}), Linux {known['kernel']}, "
             f"{datetime.date.today().isoformat()}. `./bench` measures it again; spreads and every single value are in its table and its CSV.")
     for page in ("README.md", "docs/performance.md"):
-        show.renew(ROOT / page, show.markdown(results, text))
+        show.renew(ROOT / page, show.markdown(results, text, is_brief=page == "README.md"))
         print(f"renewed {page}")
     if show.plot(results, ROOT / "docs" / "bench.svg"):
         print("renewed docs/bench.svg")
@@ -109,7 +110,7 @@ def renew_pages(results, facts, bench):
 def main():
     given = options()
     given.out.mkdir(parents=True, exist_ok=True)
-    kind, remark = kvm()
+    kind, remark = ("missing", "left out") if given.tcg else kvm()
     bench = Bench(given.quick, given.rows, kind)
     facts = host_facts(kind, remark)
     results = measure(bench)

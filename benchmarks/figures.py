@@ -57,6 +57,10 @@ def rate(name, size, nanoseconds, unit="KB/s"):
     return Figure(name, [size / scale / (v / 1e9) for v in nanoseconds], unit)
 
 
+def per_second(name, nanoseconds, unit):
+    return Figure(name, [1e9 / v for v in nanoseconds], unit)
+
+
 def total(name, *figures):
     """Sums of figures of one unit, run by run (a figure with fewer runs stands with its median)."""
     runs = max(len(f.values) for f in figures)
@@ -96,7 +100,7 @@ class Line:
 def beside_floor(row, what, config, value, floor, at_most=None, **more):
     """A time beside its floor: ratio = value / floor, `at_most` is the aim."""
     ratio = quotient(f"{what}, {config}: times {floor.name}", value, floor)
-    aim = f"<= {at_most:g}x {floor.name}" if at_most else "stated"
+    aim = f"<= {at_most:g}x" if at_most else "stated"
     return Line(row, what, config, value, floor, ratio, aim, ratio.median <= at_most if at_most else None, "floor", limit=at_most, **more)
 
 

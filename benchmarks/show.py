@@ -58,10 +58,11 @@ def table(results, software_kvm):
     return "\n".join(lines)
 
 
-def markdown(results, facts):
-    """The figures that may be shown: nothing that a software KVM has executed."""
+def markdown(results, facts, is_brief=False):
+    """The figures that may be shown: nothing that a software KVM has executed. Brief: what has an aim."""
     rows = ["| | what | where | measured | beside | ratio | aim | |", "|--:|---|---|--:|--:|--:|---|---|"]
-    for line in sorted((l for l in results.lines if l.shown), key=lambda l: order(l.row)):
+    lines = [line for line in results.lines if line.shown and not (is_brief and line.met is None)]
+    for line in sorted(lines, key=lambda l: order(l.row)):
         reference = f"{line.reference.name} {line.reference.text()}" if line.reference else ""
         rows.append(f"| {line.row} | {line.what} | {line.config} | {line.value.text()} | {reference} | {ratio_text(line)} | "
                     f"{line.aim if line.met is not None else ''} | {line.verdict()} |")
@@ -81,56 +82,52 @@ def renew(path, text):
 
 GNUPLOT = """set terminal {terminal}
 set output '{output}'
-set multiplot layout 2,1
+set multiplot
 set border 1 lc rgb '#767676'
 set style fill solid 1.0 noborder
-set boxwidth 0.62
 set logscale x
-set grid xtics lc rgb '#d0d0d0' lt 1 lw 0.5
+set grid xtics lc rgb '#d8d8d8' lt 1 lw 0.5
 set ytics nomirror scale 0 textcolor rgb '#1a1a1a'
 set xtics nomirror textcolor rgb '#1a1a1a'
 unset key
 set lmargin at screen 0.36
-set rmargin at screen 0.93
-set title textcolor rgb '#1a1a1a'
-set label 1 '' at screen 0,0
+set rmargin at screen 0.90
 {panels}
 unset multiplot
 """
 
-PANEL = """set title '{title}' offset 0,-0.5
+# A bar from the axis to the ratio, a black mark for the aim, the ratio in a column of its own at the right.
+PANEL = """set title '{title}' textcolor rgb '#1a1a1a'
 set xrange [{low}:{high}]
-set yrange [{top}:-0.6]
+set yrange [{bottom}:-0.6]
 set tmargin at screen {upper}
 set bmargin at screen {lower}
 $bars << END
 {bars}
 END
 plot $bars using ({low}):0:({low}):($2):($0-0.31):($0+0.31):ytic(1) with boxxyerror lc rgb '{color}', \\
-     $bars using ($3 > 0 ? $3 : NaN):0:(0):(0.40) with vectors nohead lc rgb '#1a1a1a' lw 2, \\
-     $bars using ($3 > 0 ? $3 : NaN):($0-0.40):(0):(0.80) with vectors nohead lc rgb '#1a1a1a' lw 2, \\
-     $bars using ($2):0:4 with labels left offset 0.6,0 textcolor rgb '#1a1a1a'
+     $bars using ($3 > 0 ? $3 : NaN):($0-0.42):(0):(0.84) with vectors nohead lc rgb '#1a1a1a' lw 2.5, \\
+     $bars using ({high}):0:4 with labels left offset 1,0 textcolor rgb '#1a1a1a'
 """
+BAR_PIXELS, PANEL_PIXELS = 30, 90
 
 
-def panel(title, lines, color, upper, lower, floor_at):
-    """One group of bars; a black mark is the aim."""
+def panel(title, lines, color, from_top, height, least):
+    """One group of bars, from_top pixels below the picture's upper edge."""
     ratios = [line.ratio.median for line in lines] + [line.limit for line in lines if line.limit]
-    low = min(min(ratios) / 2, floor_at)
-    high = max(ratios) * 6
     bars = [f'"{line.what}" {line.ratio.median:.4g} {line.limit or 0:.4g} "{ratio_text(line)}"' for line in lines]
-    return PANEL.format(title=title, low=f"{low:.4g}", high=f"{high:.4g}", top=len(lines) - 0.4, upper=upper, lower=lower, bars="\n".join(bars), color=color)
+    upper = 1 - (from_top + 40) / height
+    return PANEL.format(title=title, low=f"{min(least, min(ratios) / 1.5):.4g}", high=f"{max(ratios) * 1.5:.4g}", bottom=len(lines) - 0.4,
+                        upper=f"{upper:.4f}", lower=f"{upper - len(lines) * BAR_PIXELS / height:.4f}", bars="\n".join(bars), color=color)
 
 
 def chosen(results, kind):
-    """What the picture shows: TCG's lines, without the variants of one measure."""
-    lines = [l for l in results.lines if l.kind == kind and l.shown and l.ratio and "," not in l.config and "ACK" not in l.what and "libvmkd, packets" not in l.what]
-    seen, picked = set(), []
-    for line in lines:
-        if line.what not in seen and "alone" not in (line.reference.name if line.reference else ""):
-            seen.add(line.what)
-            picked.append(line)
-    return picked
+    """What the picture shows: what a README may show, one line for each measure; of the floors those with an aim."""
+    picked = {}
+    for line in results.lines:
+        if line.kind == kind and line.shown and line.ratio and (kind == "serial" or line.limit):
+            picked.setdefault(line.what, line)
+    return list(picked.values())
 
 
 def plot(results, path, terminal=None):
@@ -138,12 +135,11 @@ def plot(results, path, terminal=None):
     faster, floors = chosen(results, "serial"), chosen(results, "floor")
     if not faster or not floors:
         return False
-    height = 150 + 30 * (len(faster) + len(floors))
-    split = (len(floors) + 1.5) / (len(faster) + len(floors) + 3)
-    margin = 45 / height
-    panels = panel("times faster than the serial port (mark: aim, at least)", faster, "#2a78b5", 1 - margin, split + margin, 1) + \
-        panel("times the floor below which nothing can go (mark: aim, at most)", floors, "#c96a1f", split - margin, margin, 0.1)
-    terminal = terminal or f"svg size 960,{height} font 'Helvetica,13' background rgb '#ffffff'"
+    first = PANEL_PIXELS + BAR_PIXELS * len(faster)
+    height = first + PANEL_PIXELS + BAR_PIXELS * len(floors)
+    panels = panel("times faster than the serial port, under TCG with one vCPU (mark: aim, at least)", faster, "#2a78b5", 0, height, 1) + \
+        panel("times its floor, below which nothing can go, in the same run (mark: aim, at most)", floors, "#c96a1f", first, height, 0.5)
+    terminal = (terminal or "svg size 960,{height} font 'Helvetica,13' background rgb '#ffffff'").format(height=height)
     script = GNUPLOT.format(terminal=terminal, output=path, panels=panels)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "bench.gp"

@@ -91,6 +91,7 @@ def stages(long):
         Stage("console-ram", "vmkd kd, every answer held against RAM",
               with_ram("check", python("tests/test_console.py", "--link", "debugcon")), built, guard=1800),
         Stage("quiet", "no calls while running, no CPU while stopped, no VM left paused", python("tests/test_quiet.py"), built, guard=1800),
+        Stage("bench", "./bench: its judgements, and a short run's rows, CSV and picture; no figure is judged", python("tests/test_bench.py"), built),
         Stage("demo", "./demo without a terminal", ["tests/demo.sh"], built),
         Stage("mutants", "small faults that the tests must notice", python("tests/mutants.py"), built, slots=2,
               guard=5400, only_when_asked=True),
