@@ -29,14 +29,13 @@ static void greet_new_host(struct transport *t, uint32_t attention)
 	}
 }
 
-// While prints come by the handful at every tick, a call for each tick would be one for a few lines on a slow machine: they wait for
-// two or three ticks without, for the ring to be half full, or for the second to be over. One tick without says little: it may have come late, right
-// before the next.
-static bool is_flood_over(struct transport *t)
+// The first print after a calm is collected at the next tick. While more follow, a call for each tick would be one for a few lines on a
+// slow machine: they wait for a calm, for the ring to be half full, or for the second to be over.
+static bool is_collection_due(struct transport *t)
 {
-	bool is_over = t->new_prints <= 2;
-	t->new_prints /= 2;
-	return is_over;
+	bool is_due = t->is_print_due || t->machine->interrupt_time(t->ctx) - t->print_time >= PRINT_CALM_100NS;
+	t->is_print_due = false;
+	return is_due;
 }
 
 static bool is_call_due(struct transport *t, uint32_t attention)
@@ -50,7 +49,7 @@ static bool is_call_due(struct transport *t, uint32_t attention)
 	if (!t->is_phase1)
 		return true;
 	// A call for each print would be one exit a line: the tick collects them.
-	return !is_print_poll && is_flood_over(t) && !t->is_nobody && ring_used(&t->area.tx) != 0;
+	return !is_print_poll && !t->is_nobody && ring_used(&t->area.tx) != 0 && is_collection_due(t);
 }
 
 static bool poll(struct transport *t)

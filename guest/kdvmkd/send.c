@@ -103,6 +103,13 @@ void send_withdraw_question(struct transport *t)
 	t->has_question = false;
 }
 
+static void note_print_time(struct transport *t)
+{
+	uint64_t now = t->machine->interrupt_time(t->ctx);
+	t->is_print_due |= now - t->print_time >= PRINT_CALM_100NS;
+	t->print_time = now;
+}
+
 static void send_print(struct transport *t, const struct send_packet *p)
 {
 	if (!put(t, p, SEND_PRINT)) {
@@ -110,8 +117,7 @@ static void send_print(struct transport *t, const struct send_packet *p)
 		return;
 	}
 	t->is_print_poll = true;
-	if (t->new_prints < NEW_PRINTS_MAX)
-		t->new_prints++;
+	note_print_time(t);
 	if ((t->features & AREA_FEATURE_PRINT_BATCH) && ring_used(&t->area.tx) <= t->area.tx.capacity / 2)
 		return;
 	uint32_t code = link_call(t, CALL_EXCHANGE, 0, 0);

@@ -48,7 +48,7 @@
 #define SLEEP_SECONDS 10u                 // after transport_sleep, if nobody ever calls transport_wake
 #define SILENT_CALLS_MAX 3u               // calls without an answer, mostly heartbeats: then register again
 #define SILENT_WAIT_SECONDS 8u            // seconds of a wait whose doorbell nobody reads: then register again
-#define NEW_PRINTS_MAX 8u                 // a burst of prints is over three ticks after its end, however long it was
+#define PRINT_CALM_100NS 400000ull        // 40 ms without a print (three ticks at 64 Hz): what was printed is collected
 #define PHASE1_SECONDS 120u               // after which boot counts as over although the kernel never said so
 
 enum link_kind { LINK_NONE = 0, LINK_PORTCALL, LINK_DEBUGCON };
@@ -110,7 +110,8 @@ struct transport {
 	bool has_question;         // the newest record is one that the kernel sends again after RECEIVE_RESEND
 	uint32_t question_start;   // its position in the transmit ring
 	bool is_print_poll;        // the next poll may be the one that follows each print (KD reference, section 2.6), no clock tick
-	uint32_t new_prints;       // lately: halved at each clock tick's poll
+	uint64_t print_time;       // InterruptTime of the last print
+	bool is_print_due;         // the first one after a calm: the next tick shows it
 	bool is_breakin_late;      // BREAKIN was the answer to a poll that had already been given up
 	uint8_t body[RECORD_BODY_MAX];
 };
