@@ -28,8 +28,7 @@ static struct link {
 	char name[LINK_NAME_MAX];
 	struct sockaddr_un address; // of the listening socket
 	int listen_fd, fd, wake_fd;
-	pid_t peer_pid;
-	uid_t peer_uid;
+	struct ucred peer;
 	bool is_full;       // the last send found no room
 	bool is_starved;    // ... because the kernel has no memory: then the socket may be called writable all the time
 	uint64_t full_since_ms;
@@ -211,7 +210,8 @@ static void wake_thread(void)
 static int send_memory(struct memory_report *r)
 {
 	r->message.generation = ram.generation + 1;
-	r->message.is_permitted = memory_is_remote(&r->message) && memory_permit(at.peer_pid, at.peer_uid);
+	memory_forbid();
+	r->message.is_permitted = memory_is_remote(&r->message) && memory_permit(&at.peer);
 	const struct link_head head = { .type = LINK_MEMORY, .body_len = memory_message_len(&r->message) };
 	int outcome = send_bytes(&head, &r->message, r->fds, r->message.file_count);
 	if (outcome == LINK_SENT)
@@ -336,7 +336,7 @@ static bool may_connect(int fd, struct ucred *ret)
 		drop_broker(); // dead, and nobody was watching; what it had still to say does not matter any more
 	if (at.fd >= 0) {
 		dprintf(STDERR_FILENO, "vmkd: %s: broker %d was refused, broker %d serves this VM; stop that one first\n",
-		        at.name, (int)cred.pid, (int)at.peer_pid);
+		        at.name, (int)cred.pid, (int)at.peer.pid);
 		return false;
 	}
 	*ret = cred;
@@ -355,8 +355,7 @@ static bool accept_broker(void)
 		return true;
 	}
 	at.fd = fd;
-	at.peer_pid = peer.pid;
-	at.peer_uid = peer.uid;
+	at.peer = peer;
 	struct link_hello hello;
 	call_hello(&hook.call, (uint32_t)getpid(), at.name, &hello);
 	const struct link_head head = { .type = LINK_HELLO, .body_len = sizeof(hello) };

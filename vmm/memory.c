@@ -368,24 +368,26 @@ static int yama_scope(void)
 	return digit - '0';
 }
 
-// The kernel lets a process read another of the same user's that has not become undumpable (ptrace(2), "Ptrace access mode checking").
-static bool is_own_user(uid_t uid)
+// The kernel lets a process read another of the same user and group that has not become undumpable (ptrace(2), "Ptrace access mode checking").
+static bool is_own_user(const struct ucred *peer)
 {
-	uid_t real, effective, saved;
-	return !getresuid(&real, &effective, &saved) && uid == real && uid == effective && uid == saved;
+	uid_t uid, euid, suid;
+	gid_t gid, egid, sgid;
+	return !getresuid(&uid, &euid, &suid) && peer->uid == uid && peer->uid == euid && peer->uid == suid &&
+	       !getresgid(&gid, &egid, &sgid) && peer->gid == gid && peer->gid == egid && peer->gid == sgid;
 }
 
 static bool has_tracer; // that we have named
 
-bool memory_permit(pid_t pid, uid_t uid)
+bool memory_permit(const struct ucred *peer)
 {
 	int scope = yama_scope();
-	if (uid == 0)
+	if (peer->uid == 0)
 		return scope < 3;
-	if (!is_own_user(uid) || prctl(PR_GET_DUMPABLE, 0, 0, 0, 0) != 1)
+	if (!is_own_user(peer) || prctl(PR_GET_DUMPABLE, 0, 0, 0, 0) != 1)
 		return false;
 	// Without Yama EINVAL; with scope 0 it matters as soon as somebody raises that.
-	has_tracer = pid > 0 && scope < 2 && !prctl(PR_SET_PTRACER, (unsigned long)pid, 0, 0, 0);
+	has_tracer = peer->pid > 0 && scope < 2 && !prctl(PR_SET_PTRACER, (unsigned long)peer->pid, 0, 0, 0);
 	return scope == 0 || has_tracer;
 }
 

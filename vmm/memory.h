@@ -8,7 +8,7 @@
 #ifndef VMM_MEMORY_H
 #define VMM_MEMORY_H
 
-#include <sys/types.h>
+#include <sys/socket.h>
 
 #include "vmm/area.h"
 #include "wire/link.h"
@@ -52,9 +52,9 @@ uint32_t memory_message_len(const struct link_memory *m);
 // A piece is LINK_MEMORY_REMOTE.
 bool memory_is_remote(const struct link_memory *m);
 
-// Let process `pid`, which runs as `uid` and is the other end of a socket of ours, read this process's memory, and nobody else: Yama lets a process
-// name one tracer (PR_SET_PTRACER, for all threads of the process), everything else is as the kernel decides. -> link_memory.is_permitted
-bool memory_permit(pid_t pid, uid_t uid);
+// Let the process at the other end of a socket of ours read this process's memory, and nobody else: Yama lets a process name one tracer
+// (PR_SET_PTRACER, for all threads of the process), everything else is as the kernel decides. -> link_memory.is_permitted
+bool memory_permit(const struct ucred *peer);
 // Take that back. Harmless when nothing was permitted. A tracer that the VMM itself had named is forgotten, too.
 void memory_forbid(void);
 

@@ -10,12 +10,15 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <grp.h>
 #include <linux/io_uring.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -339,20 +342,48 @@ static void more_pieces_than_fit_are_cut(void **state)
 
 // ---- Who may read -------------------------------------------------------------------------------------
 
-// In a child that is another user, or undumpable; the tests may not run as root.
-static bool is_permitted_to(uid_t become, int dumpable, uid_t reader)
+// In a child that is another user: whether it can read the word there.
+static bool can_read(pid_t target, uint64_t *word, uid_t uid, gid_t gid)
 {
 	int status = 1;
 	pid_t pid = fork();
 	if (pid == 0) {
-		if (become && setresuid(become, become, become))
+		uint64_t copy;
+		struct iovec to = { &copy, sizeof(copy) }, from = { word, sizeof(*word) };
+		if (setgroups(0, NULL) || setresgid(gid, gid, gid) || setresuid(uid, uid, uid))
 			_exit(2);
-		prctl(PR_SET_DUMPABLE, dumpable, 0, 0, 0);
-		_exit(memory_permit(getppid(), reader));
+		_exit(process_vm_readv(target, &to, 1, &from, 1, 0) == sizeof(copy));
 	}
 	assert_int_equal(waitpid(pid, &status, 0), pid);
 	assert_true(WIFEXITED(status) && WEXITSTATUS(status) < 2);
 	return WEXITSTATUS(status);
+}
+
+// What a process of user 61001 says to a reader, which must be what the kernel does.
+static bool is_permitted_to(int dumpable, uid_t uid, gid_t gid)
+{
+	static uint64_t word;
+	int ends[2];
+	char answer;
+	assert_int_equal(pipe(ends), 0);
+	pid_t pid = fork();
+	if (pid == 0) {
+		if (setgroups(0, NULL) || setresgid(61001, 61001, 61001) || setresuid(61001, 61001, 61001))
+			_exit(2);
+		prctl(PR_SET_DUMPABLE, dumpable, 0, 0, 0);
+		answer = memory_permit(&(struct ucred){ .pid = getppid(), .uid = uid, .gid = gid });
+		if (write(ends[1], &answer, 1) == 1)
+			pause();
+		_exit(2);
+	}
+	close(ends[1]);
+	assert_int_equal(read(ends[0], &answer, 1), 1);
+	close(ends[0]);
+	bool is_readable = can_read(pid, &word, uid, gid);
+	kill(pid, SIGKILL);
+	assert_int_equal(waitpid(pid, NULL, 0), pid);
+	assert_int_equal(answer, is_readable);
+	return answer;
 }
 
 static void only_the_same_user_is_permitted(void **state)
@@ -364,10 +395,11 @@ static void only_the_same_user_is_permitted(void **state)
 		print_message("with Yama the answer is its scope's\n");
 		skip();
 	}
-	assert_true(is_permitted_to(61001, 1, 61001));
-	assert_true(is_permitted_to(61001, 1, 0));
-	assert_false(is_permitted_to(61001, 1, 61002));
-	assert_false(is_permitted_to(61001, 0, 61001)); // not dumpable
+	assert_true(is_permitted_to(1, 61001, 61001));
+	assert_true(is_permitted_to(0, 0, 0));
+	assert_false(is_permitted_to(1, 61002, 61001));
+	assert_false(is_permitted_to(1, 61001, 61002));
+	assert_false(is_permitted_to(0, 61001, 61001)); // not dumpable
 	memory_forbid(); // nothing was permitted here
 }
 
