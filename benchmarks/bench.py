@@ -91,7 +91,7 @@ def measure(bench):
             part(bench, results)
         except (Hang, RuntimeError, OSError, KeyError, subprocess.TimeoutExpired) as problem:
             # The other rows are still worth having, and this one says why it is missing.
-            results.lacks(", ".join(str(row) for row in rows if row in bench.rows), f"{type(problem).__name__}: {problem}")
+            results.lacks(", ".join(str(row) for row in rows if row in bench.rows), f"{type(problem).__name__}: {problem}", is_failure=True)
     results.lines = [line for line in results.lines if int(line.row) in bench.rows]
     return results
 
@@ -121,11 +121,11 @@ def main():
     drawn = show.plot(results, given.out / "bench.svg")
     print(f"{given.out}: bench.txt, bench.csv{', bench.svg' if drawn else ''}")
     if given.readme:
-        if results.missing:
-            print("./bench: rows are missing (above); README.md and docs/performance.md stay as they were", file=sys.stderr)
+        if results.has_failed:
+            print("./bench: a measurement failed (above); README.md and docs/performance.md stay as they were", file=sys.stderr)
             return 1
         renew_pages(results, facts, bench)
-    return 1 if results.missing else 0
+    return 1 if results.has_failed else 0
 
 
 if __name__ == "__main__":

@@ -127,7 +127,7 @@ class Results:
     """Everything of one run: the lines, and every figure for the CSV."""
 
     def __init__(self):
-        self.lines, self.figures, self.missing = [], [], []
+        self.lines, self.figures, self.missing, self.has_failed = [], [], [], False
 
     def add(self, *lines):
         for line in lines:
@@ -140,9 +140,10 @@ class Results:
         if not any(f is figure for _, _, f in self.figures):
             self.figures.append((row, config, figure))
 
-    def lacks(self, row, why):
-        """A row that could not be measured is said, too."""
+    def lacks(self, row, why, is_failure=False):
+        """A row that cannot be measured here, or whose measurement has failed, is said, too."""
         self.missing.append((row, why))
+        self.has_failed |= is_failure
 
     def write_csv(self, path, facts):
         with open(path, "w", newline="") as file:

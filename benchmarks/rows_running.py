@@ -53,7 +53,7 @@ def measure_prints(bench, results):
         slow = accelerator == "kvm" and bench.kvm == "software"
         runs = 3 if slow else bench.runs
         yard, _ = flood("serial", accelerator, runs, 50 if slow or bench.quick else 300)
-        fast, per_100 = flood(link, accelerator, runs, 1000 if slow else 2000 if bench.quick else 20000)
+        fast, per_100 = flood(link, accelerator, runs, (300 if bench.quick else 1000) if slow else 2000 if bench.quick else 20000)
         title = f"{name} {link}"
         results.add(beside_serial("8", "DbgPrint, 64-byte lines, a client attached", title, per_second("lines", fast["prints"], "lines/s"),
                                   per_second("lines, serial", yard["prints"], "lines/s"), 100, shown=shown),
@@ -100,6 +100,8 @@ def rest(vm, seconds, settle):
 
 
 def measure_stopped(bench, results):
+    if bench.kvm == "missing":
+        results.lacks("9", "needs KVM, as the hook does")
     for name, accelerator, link, _ in configs(bench):
         ways = [("9", f"{name} {link}", ())] if link == "hook" else [("10", f"{name} {link}", ())]
         if link == "debugcon" and bench.knows_pause():
