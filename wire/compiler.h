@@ -22,10 +22,10 @@
 typedef struct { uint64_t v; } gpa_t; // guest-physical, bytes
 typedef struct { uint64_t v; } gva_t; // guest-virtual, bytes, sign-extended for 32-bit guests
 
-// Freestanding copies: in the guest there is no libc to call, and no SSE. A word at a time: a full packet costs a kernel
-// that is being interpreted 8 times fewer instructions than byte by byte. Regions may overlap if `to` lies below `from`.
 typedef size_t wire_word_t __attribute__((may_alias, aligned(1)));
 
+// Freestanding copies: in the guest there is no libc to call, and no SSE. A word at a time: a full packet costs a kernel
+// that is being interpreted 8 times fewer instructions than byte by byte. Regions may overlap if `to` lies below `from`.
 static inline void wire_copy(void *to, const void *from, size_t len)
 {
 #if __STDC_HOSTED__
