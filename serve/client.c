@@ -14,6 +14,8 @@
 
 // Holds four of the largest frames: one read takes all that a debugger sends in a row.
 #define CLIENT_IN_SIZE 16384u
+// In a burst so much stays in the socket before it is taken out: some 40 requests.
+#define CLIENT_PEEKED_MAX 4096u
 // How long an ACK may wait for the answer it wants to travel with. Far below any debugger's ACK time-out (100 ms is the
 // shortest known: KD reference, section 1.9), far above a round trip to the guest.
 #define CLIENT_ACK_HOLD_MS 3u
@@ -38,6 +40,8 @@ struct client {
 	bool is_after_reset; // nothing came since the last RESET
 	uint64_t reset_ms;   // when that was
 	size_t in_start, in_len; // bytes read and not fed
+	bool can_peek;
+	size_t peeked_len;       // bytes read and still in the socket
 	char name[CLIENT_NAME_MAX];
 	struct kdcom kdcom;
 	uint8_t in[CLIENT_IN_SIZE];
@@ -221,13 +225,30 @@ static void feed(struct client *c)
 	c->is_in_batch = false;
 }
 
-// -> false: nothing was there.
-static bool take_input(struct client *c)
+// Taking bytes out of a Unix socket wakes a peer that sleeps in read(), since it may write again: two changes of the processor for nothing, and
+// as many as a request costs at all. So in a burst its requests are looked at where they are (SO_PEEK_OFF) and taken out together.
+static void take_out_peeked(struct client *c)
 {
-	ssize_t len = recv(c->fd, c->in, sizeof(c->in), MSG_DONTWAIT);
+	uint8_t away[CLIENT_PEEKED_MAX];
+
+	while (c->peeked_len) {
+		size_t part = c->peeked_len < sizeof(away) ? c->peeked_len : sizeof(away);
+		ssize_t len = recv(c->fd, away, part, MSG_DONTWAIT);
+
+		c->is_broken |= len <= 0; // cannot be: they are there
+		c->peeked_len -= len > 0 ? (size_t)len : c->peeked_len;
+	}
+}
+
+// flags: MSG_PEEK or 0. -> false: nothing was there.
+static bool take_input(struct client *c, int flags)
+{
+	ssize_t len = recv(c->fd, c->in, sizeof(c->in), MSG_DONTWAIT | flags);
 
 	if (len < 0 && (errno == EAGAIN || errno == EINTR))
 		return false;
+	if (len > 0 && flags)
+		c->peeked_len += (size_t)len;
 	c->is_broken |= len <= 0;
 	c->in_len = len > 0 ? (size_t)len : 0;
 	return true;
@@ -250,8 +271,9 @@ static void on_socket(struct loop_source *source, uint32_t events)
 
 	if (events & (EPOLLOUT | EPOLLHUP | EPOLLERR))
 		write_output(c);
+	take_out_peeked(c);
 	if (!c->in_len && events & (EPOLLIN | EPOLLHUP | EPOLLERR))
-		(void)take_input(c); // nothing, or the end, is seen to below
+		(void)take_input(c, 0); // nothing, or the end, is seen to below
 	work(c);
 }
 
@@ -267,10 +289,28 @@ static bool take(struct loop_source *source)
 {
 	struct client *c = source->arg;
 
-	if (!take_input(c))
+	if (c->peeked_len >= CLIENT_PEEKED_MAX)
+		take_out_peeked(c);
+	if (!take_input(c, c->can_peek ? MSG_PEEK : 0))
 		return false;
 	work(c);
 	return true;
+}
+
+static void settle(struct loop_source *source)
+{
+	take_out_peeked(source->arg);
+}
+
+static const struct loop_polling polling = { .is_expected = is_expected, .take = take, .settle = settle };
+
+static bool make_peekable(int fd)
+{
+	int domain = 0, offset = 0;
+	socklen_t len = sizeof(domain);
+
+	return getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &len) == 0 && domain == AF_UNIX &&
+	       setsockopt(fd, SOL_SOCKET, SO_PEEK_OFF, &offset, sizeof(offset)) == 0;
 }
 
 void client_notice_end(struct client *c)
@@ -308,7 +348,8 @@ struct error *client_create(struct loop *loop, int fd, const struct client_event
 		free(c);
 		return error;
 	}
-	loop_poll(loop, &c->source, is_expected, take);
+	loop_poll(loop, &c->source, &polling);
+	c->can_peek = make_peekable(fd);
 	c->loop = loop;
 	c->events = events;
 	c->arg = arg;

@@ -465,6 +465,8 @@ static bool take(struct loop_source *source)
 	return receive_one(source->arg) != RECEIVED_NOTHING;
 }
 
+static const struct loop_polling polling = { .is_expected = is_expected, .take = take };
+
 // ---- Life -----------------------------------------------------------------------------------------------
 
 static void try_connect(struct loop_timer *timer)
@@ -476,7 +478,7 @@ static void try_connect(struct loop_timer *timer)
 	if (!error)
 		error = loop_add(h->base.loop, &h->source, h->fd, wanted_events(h), on_socket, h);
 	if (!error)
-		loop_poll(h->base.loop, &h->source, is_expected, take);
+		loop_poll(h->base.loop, &h->source, &polling);
 	if (error) {
 		if (h->fd >= 0)
 			close(h->fd);

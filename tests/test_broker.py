@@ -477,6 +477,10 @@ def idle(link):
             wait_for("the broker to sleep", lambda: sleeps_on(broker), alive=vm.process)
             before = vm.stats()
             expect(before["polls_rewarded"] <= before["polls"], f"{before}")
+            # However the broker came by them: each byte once.
+            counts = before["clients"]
+            for name in ("noise", "duplicates", "unwanted", "bad_checksum", "bad_trailer", "truncated", "resends_out"):
+                expect(counts[name] == 0, f"{name}: {counts}")
             wait_for("the broker to sleep again", lambda: sleeps_on(broker), alive=vm.process)
             after = vm.stats()
             # Asking for stats is what happened between the two: a connection, a request, its answer, perhaps the library's.

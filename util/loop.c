@@ -52,13 +52,11 @@ void loop_change(struct loop *loop, struct loop_source *source, uint32_t events)
 	epoll_ctl(loop->epoll_fd, EPOLL_CTL_MOD, source->fd, &event); // cannot fail for a watched descriptor
 }
 
-void loop_poll(struct loop *loop, struct loop_source *source, bool (*is_expected)(struct loop_source *source),
-	       bool (*take)(struct loop_source *source))
+void loop_poll(struct loop *loop, struct loop_source *source, const struct loop_polling *how)
 {
-	if (source->take || loop->polled_count == LOOP_POLLED_MAX)
+	if (source->how || loop->polled_count == LOOP_POLLED_MAX)
 		return;
-	source->is_expected = is_expected;
-	source->take = take;
+	source->how = how;
 	polling_init(&source->polling);
 	loop->polled[loop->polled_count++] = source;
 }
@@ -68,7 +66,7 @@ static void stop_polling(struct loop *loop, struct loop_source *source)
 	for (unsigned i = 0; i < loop->polled_count; i++)
 		if (loop->polled[i] == source)
 			loop->polled[i--] = loop->polled[--loop->polled_count];
-	source->take = NULL;
+	source->how = NULL;
 	source->is_hot = false;
 }
 
@@ -146,7 +144,7 @@ static uint32_t begin_gap(struct loop *loop)
 
 	for (unsigned i = 0; i < loop->polled_count; i++) {
 		struct loop_source *source = loop->polled[i];
-		bool may_come = source->events & EPOLLIN && source->is_expected(source);
+		bool may_come = source->events & EPOLLIN && source->how->is_expected(source);
 		uint32_t window = may_come ? polling_begin(&source->polling) : 0;
 
 		source->is_hot = window > 0;
@@ -174,9 +172,12 @@ static void end_gap(struct loop *loop, struct loop_source *who, uint64_t now)
 static struct loop_source *find_news(struct loop *loop)
 {
 	loop->looks++;
-	for (unsigned i = 0; i < loop->polled_count; i++)
-		if (loop->polled[i]->is_hot && loop->polled[i]->take(loop->polled[i]))
-			return loop->polled[i];
+	for (unsigned i = 0; i < loop->polled_count; i++) {
+		struct loop_source *source = loop->polled[i];
+
+		if (source->is_hot && source->how->take(source))
+			return source;
+	}
 	return NULL;
 }
 
@@ -228,6 +229,13 @@ static void dispatch(struct loop *loop, struct loop_source *source, uint32_t eve
 	source->fn(source, events);
 }
 
+static void settle(struct loop *loop)
+{
+	for (unsigned i = 0; i < loop->polled_count; i++)
+		if (loop->polled[i]->how->settle)
+			loop->polled[i]->how->settle(loop->polled[i]);
+}
+
 struct error *loop_turn(struct loop *loop, int timeout_ms)
 {
 	bool others_first = loop->straight >= LOOP_STRAIGHT;
@@ -239,6 +247,7 @@ struct error *loop_turn(struct loop *loop, int timeout_ms)
 		return NULL;
 	}
 	loop->straight = 0;
+	settle(loop);
 	loop->sleeps++;
 	count = epoll_wait(loop->epoll_fd, loop->batch, LOOP_BATCH, others_first ? 0 : wait_ms(loop, timeout_ms));
 	if (count < 0 && errno != EINTR)

@@ -22,15 +22,22 @@
 #define LOOP_POLLED_MAX 4 // sources that are polled; more of them sleep as all others do
 #define LOOP_STRAIGHT 64 // packets found by looking before epoll_wait is asked what else there is
 
+struct loop_source;
+
+// How a source is looked at directly.
+struct loop_polling {
+	bool (*is_expected)(struct loop_source *source); // may something come now? Without system calls
+	bool (*take)(struct loop_source *source);        // take what is there, as fn does, without waiting. -> true: there was something
+	void (*settle)(struct loop_source *source);      // before the loop asks epoll: what take has put off. NULL = nothing
+};
+
 struct loop_source {
 	int fd;          // borrowed; -1 while not in a loop
 	uint32_t events; // EPOLLIN | EPOLLOUT | ... asked for
 	void (*fn)(struct loop_source *source, uint32_t events);
 	void *arg; // for fn
-	// loop_poll; NULL = not polled
-	bool (*is_expected)(struct loop_source *source);
-	bool (*take)(struct loop_source *source);
-	bool is_hot; // looked at in the present gap
+	const struct loop_polling *how; // loop_poll; NULL = not polled
+	bool is_hot;                    // looked at in the present gap
 	struct polling polling;
 };
 
@@ -68,10 +75,8 @@ ERROR_MUST_CHECK struct error *loop_add(struct loop *loop, struct loop_source *s
 					     void (*fn)(struct loop_source *, uint32_t), void *arg);
 // Ask for other events. No system call when they are the same.
 void loop_change(struct loop *loop, struct loop_source *source, uint32_t events);
-// Look at the source directly in a burst, while EPOLLIN is asked for; ends with loop_remove.
-// is_expected: may something come now? Without system calls. take: take what is there, as fn does, without waiting -> true: there was something.
-void loop_poll(struct loop *loop, struct loop_source *source, bool (*is_expected)(struct loop_source *source),
-	       bool (*take)(struct loop_source *source));
+// Look at the source directly in a burst, while EPOLLIN is asked for; ends with loop_remove. how: borrowed.
+void loop_poll(struct loop *loop, struct loop_source *source, const struct loop_polling *how);
 // Stop watching; call before close(fd). Fine for a source that is not in the loop (fd < 0).
 void loop_remove(struct loop *loop, struct loop_source *source);
 

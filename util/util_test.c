@@ -414,6 +414,16 @@ static bool take_byte(struct loop_source *source)
 	return true;
 }
 
+static int settled;
+
+static void settle_bytes(struct loop_source *source)
+{
+	(void)source;
+	settled++;
+}
+
+static const struct loop_polling byte_polling = { .is_expected = expect_byte, .take = take_byte, .settle = settle_bytes };
+
 static void take_byte_awake(struct loop_source *source, uint32_t events)
 {
 	(void)events;
@@ -427,11 +437,11 @@ static void make_polled_pipe(int pipe_ends[2])
 	assert_int_equal(pipe2(pipe_ends, O_NONBLOCK), 0);
 	ok(loop_init(&loop));
 	ok(loop_add(&loop, &source_a, pipe_ends[0], EPOLLIN, take_byte_awake, NULL));
-	loop_poll(&loop, &source_a, expect_byte, take_byte);
+	loop_poll(&loop, &source_a, &byte_polling);
 	source_a.polling.is_off = false;
 	source_a.polling.window_ns = POLLING_MAX_NS;
 	is_byte_expected = true;
-	looks = reads = 0;
+	looks = reads = settled = 0;
 }
 
 static void end_polled_pipe(int pipe_ends[2])
@@ -454,6 +464,9 @@ static void test_loop_finds_by_looking(void **state)
 	assert_int_equal(reads, LOOP_STRAIGHT);
 	assert_int_equal(loop.sleeps, 0);
 	assert_int_equal(loop.rewarded, LOOP_STRAIGHT);
+	assert_int_equal(settled, 0);
+	ok(loop_turn(&loop, 1)); // asks epoll
+	assert_int_equal(settled, 1);
 	end_polled_pipe(p);
 }
 
