@@ -40,7 +40,7 @@ def read_rows(bench, results, name, runs, size, bare, shown):
     remark = "" if way == "mapped" else f"RAM was not mapped: {way}"
     if way == "process_vm_readv":
         results.add(beside_floor("5", what, name, bulk, copy, shown=shown, is_guests=False),
-                    beside_floor("5", what, name, bulk, bare["best"], shown=shown, is_guests=False),
+                    beside_floor("5", what, name, bulk, bare["best"].scaled(size / bare["size"], "ms"), shown=shown, is_guests=False),
                     beside_floor("6", f"4 KiB read through libvmkd, {way}", name, page, bare["page"], 3, shown=shown, is_guests=False))
         return
     lines = [beside_floor("5", what, name, bulk, copy, 2, shown=shown, is_guests=False),
@@ -63,7 +63,7 @@ def bare_rows(bench, results, size):
     whole = batches[max(batches)]
     results.add(stated("5", f"bare process_vm_readv of {size // MIB} MiB, best: calls of {best >> 10} KiB", "host", batches[best], whole,
                        quotient("best batch / one call", batches[best], whole), remark=f"beside one call of {max(batches) // MIB} MiB"))
-    return {"best": Figure(f"process_vm_readv, calls of {best >> 10} KiB", batches[best].values, "ms"), "page": us("process_vm_readv of 4 KiB", runs["vmread4k"])}
+    return {"size": size, "best": Figure(f"process_vm_readv, calls of {best >> 10} KiB", batches[best].values, "ms"), "page": us("process_vm_readv of 4 KiB", runs["vmread4k"])}
 
 
 def measure_reads(bench, results):
