@@ -12,6 +12,7 @@
 #include <fcntl.h>
 #include <libgen.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -556,7 +557,7 @@ static void *swap_slots(void *arg)
 	while (!__atomic_load_n(is_over, __ATOMIC_ACQUIRE)) {
 		if (set_slot(1, 0, 0, NULL) || set_slot(1, EXTRA_GPA, EXTRA_SIZE, m.extra))
 			return arg;
-		usleep(300);
+		sched_yield();
 	}
 	return NULL;
 }
