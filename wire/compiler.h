@@ -29,7 +29,8 @@ typedef size_t wire_word_t __attribute__((may_alias, aligned(1)));
 static inline void wire_copy(void *to, const void *from, size_t len)
 {
 #if __STDC_HOSTED__
-	__builtin_memmove(to, from, len);
+	if (len) // no bytes may come from nowhere: of a null pointer libc takes not even none
+		__builtin_memmove(to, from, len);
 #else
 	uint8_t *t = to;
 	const uint8_t *f = from;
