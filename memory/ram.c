@@ -2,11 +2,14 @@
 #include "memory/ram.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
+#include <unistd.h>
 
 #ifdef __SSE2__
 #include <emmintrin.h>
@@ -24,6 +27,8 @@ void ram_deinit(struct ram *ram)
 {
 	for (uint32_t i = 0; i < ram->file_count; i++)
 		munmap((void *)ram->files[i].host, ram->files[i].size);
+	if (ram->is_guarded && ram->process_fd >= 0)
+		close(ram->process_fd);
 	ram_init(ram);
 }
 
@@ -115,6 +120,25 @@ int ram_take(struct ram *ram, const struct link_memory *m, size_t len, const int
 	return rc;
 }
 
+void ram_guard(struct ram *ram, uid_t owner)
+{
+	char path[32];
+
+	snprintf(path, sizeof(path), "/proc/%d", (int)ram->pid);
+	ram->process_fd = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	ram->owner = owner;
+	ram->is_guarded = true;
+}
+
+// The folder is this process's and no later one's. Files in it belong to root while the process has, or may still know, what its user may not see
+// (proc(5), "dumpable"), and are gone when it is.
+static bool is_owners(const struct ram *ram)
+{
+	struct stat st;
+
+	return !ram->is_guarded || (ram->process_fd >= 0 && fstatat(ram->process_fd, "status", &st, 0) == 0 && st.st_uid == ram->owner);
+}
+
 static const struct ram_piece *piece_at(const struct ram *ram, uint64_t gpa)
 {
 	uint32_t low = 0, high = ram->piece_count;
@@ -169,7 +193,7 @@ struct copying {
 };
 
 // -> everything could be read; either way nothing is put off any more
-static bool copy_remote(struct copying *c)
+static bool read_parts(struct copying *c)
 {
 	struct iovec *parts = c->parts, *end = c->parts + c->count;
 	size_t rest = c->len;
@@ -192,6 +216,19 @@ static bool copy_remote(struct copying *c)
 		}
 	}
 	return !rest;
+}
+
+// As read_parts. What was read is the owner's if the process was his before, and still is.
+static bool copy_remote(struct copying *c)
+{
+	uint8_t *start = c->to;
+	bool is_all = is_owners(c->ram) && read_parts(c);
+
+	c->len = c->count = 0;
+	if (c->to == start || is_owners(c->ram))
+		return is_all;
+	c->to = start;
+	return false;
 }
 
 static void copy_mapped(struct copying *c, const uint8_t *from, size_t len)

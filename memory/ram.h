@@ -27,6 +27,9 @@ struct ram_file {
 
 struct ram {
 	pid_t pid; // of the VMM
+	bool is_guarded;
+	int process_fd; // is_guarded: of its folder in /proc; -1 = that could not be opened
+	uid_t owner;    // is_guarded: whose process it must be
 	uint32_t generation;
 	uint32_t piece_count, file_count;
 	struct ram_piece pieces[LINK_MEMORY_PIECES_MAX];
@@ -46,6 +49,11 @@ void ram_deinit(struct ram *ram);
 // credentials: otherwise a sender makes a caller with more rights read somebody else's process. fds: borrowed, m->file_count of them.
 // -> enum ram_outcome; the old state is let go only on RAM_OK. RAM_E_MAP leaves errno.
 int ram_take(struct ram *ram, const struct link_memory *m, size_t len, const int *fds, uint32_t fd_count);
+
+// For a caller who may read every process: remote pieces are read only while the process is `owner`'s, as he could have it read himself. Its number may be
+// another's by now, and a program with more rights than his may run in its place. Two system calls more for each of process_vm_readv's. Until the next
+// ram_take.
+void ram_guard(struct ram *ram, uid_t owner);
 
 // Copy [gpa, gpa + len). -> bytes copied from the beginning; fewer than len where RAM ends or the VMM's memory cannot be read.
 size_t ram_read(const struct ram *ram, uint64_t gpa, void *ret, size_t len);

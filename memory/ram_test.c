@@ -427,6 +427,30 @@ static void test_reads_another_process(void **state)
 	expect_read(&w->ram, 0, 1, 0);
 }
 
+// Not of another user's, and not of a process that has got the number of the dead one.
+static void test_reads_its_owners_process_only(void **state)
+{
+	static uint8_t others[PAGE];
+	struct world *w = *state;
+	pid_t pid = start_remote(w);
+
+	if (!is_permitted(pid, w->m.pieces[0].at)) {
+		end_remote(pid);
+		skip(); // as above
+	}
+	assert_int_equal(take(w), RAM_OK);
+	ram_guard(&w->ram, geteuid() + 1);
+	expect_read(&w->ram, 0, 8, 0);
+	assert_int_equal(take(w), RAM_OK);
+	ram_guard(&w->ram, geteuid());
+	expect_read(&w->ram, 0, 8, 8);
+	w->ram.pid = getpid();
+	w->ram.pieces[0].remote = (uintptr_t)others;
+	assert_int_equal(ram_read(&w->ram, 0, (uint8_t[8]){ 0 }, 8), 8);
+	end_remote(pid);
+	assert_int_equal(ram_read(&w->ram, 0, (uint8_t[8]){ 0 }, 8), 0);
+}
+
 #define MANY (RAM_SPANS_MAX * 2 + 3)
 
 static size_t span_len(uint32_t i)
@@ -513,6 +537,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_points_to_one_piece_only, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_sees_what_the_guest_writes, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_reads_another_process, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(test_reads_its_owners_process_only, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_reads_spans_in_their_order, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_stops_within_spans, set_up, tear_down),
 	};

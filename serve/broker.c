@@ -398,10 +398,13 @@ static void link_memory(void *arg, const struct link_memory *m, size_t len, cons
 		ram_deinit(&b->ram); // what was true before is not any more
 		ram_init(&b->ram);
 		b->ram_remark = "no answers from RAM: what the VMM's side tells of it cannot be, or cannot be mapped";
-	} else if (!ram_is_readable(&b->ram)) {
+	}
+	// Root's broker, or a privileged one: who listens for it may have given his place to another program.
+	if (b->link->owner != geteuid())
+		ram_guard(&b->ram, b->link->owner);
+	if (!b->ram_remark && !ram_is_readable(&b->ram))
 		b->ram_remark = "no answers from RAM: it is private to QEMU's process, which this broker may not read; "
 				"give the VM RAM of type memory-backend-memfd,share=on, or run both as one user";
-	}
 	answers_forget_map(&b->answers);
 	ram_sock_memory(b->ram_sock, m, len, fds, fd_count);
 }

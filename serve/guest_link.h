@@ -11,6 +11,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #include "util/error.h"
 #include "util/loop.h"
@@ -58,6 +59,7 @@ struct guest_link {
 	struct loop *loop;
 	bool is_up;
 	int pid;                   // of the VMM process, 0 = unknown
+	uid_t owner;               // of the VMM process, as the kernel says; valid during events.memory
 	uint32_t refused_version;  // AREA_VERSION of a guest module that this host does not speak, 0 = none, or registered since
 	uint64_t messages_refused; // of the VMM side, or doorbell bytes that mean nothing
 	struct link_stats stats;   // as of the last events.stats

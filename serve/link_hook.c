@@ -295,6 +295,7 @@ static void take_memory(struct link_hook *h, uint32_t len)
 
 	// Whose memory may be read across processes is the kernel's word: a broker of root's could read anybody's for a sender that says so.
 	m->pid = sock_peer(h->fd, &pid, &uid) && pid > 0 ? (uint32_t)pid : 0;
+	h->base.owner = m->pid ? uid : 0;
 	last_words_memory(&h->last_words, m, len, h->in_fds, h->in_fd_count);
 	h->base.events->memory(h->base.arg, m, len, h->in_fds, h->in_fd_count);
 }

@@ -53,6 +53,10 @@ class Failed(Exception):
     pass
 
 
+class Skip(Exception):
+    pass
+
+
 def expect(condition, what):
     if not condition:
         raise Failed(what)
@@ -521,6 +525,67 @@ def remote(arguments):
         expect(b.read() is None and any("private" in r for r in b.remarks()), f"list: {b.remarks()}")
 
 
+class Successor:
+    """A process of an ordinary user that listens in the VMM's place, and on demand gives its own to a program that runs with root's rights."""
+
+    USER = 61001
+
+    def __init__(self, listener, program):
+        go_on, self.pipe = os.pipe()
+        said, say = os.pipe()
+        self.pid = os.fork()
+        if not self.pid:
+            die_with_parent()
+            os.setresgid(self.USER, self.USER, self.USER)
+            os.setresuid(self.USER, self.USER, self.USER)
+            ctypes.CDLL(None).prctl(4, 1)  # PR_SET_DUMPABLE, as after an exec
+            listener.listen(1)  # from here on the kernel names this process to whoever connects
+            os.write(say, b"!")
+            os.read(go_on, 1)
+            os.execv(program, [program, "1000"])
+        os.read(said, 1)
+        for fd in (go_on, said, say):
+            os.close(fd)
+
+    def exec(self, program):
+        os.write(self.pipe, b"!")
+        wait_for("the other program", lambda: os.readlink(f"/proc/{self.pid}/exe") == program)
+        first = Path(f"/proc/{self.pid}/maps").read_text().split("-")[0]
+        return int(first, 16)
+
+    def end(self):
+        os.close(self.pipe)
+        os.kill(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+
+
+@test(FAKE, "root's broker reads a user's VMM, and no program that has taken its place")
+def deputy(arguments):
+    if os.geteuid() != 0:
+        raise Skip("only root can start root's broker")
+    b = Broker(*arguments)
+    program = str(b.folder / "of-root")
+    shutil.copy("/bin/sleep", program)
+    os.chmod(program, 0o4755)
+    b.folder.chmod(0o755)
+    vmm = Successor(b.vmm.listener, program)
+    try:
+        with b:
+            address = ctypes.addressof(ctypes.c_char.from_buffer(b.ram.bytes))  # there, too: it was forked off
+            b.ram.bytes[BASE_GPA:BASE_GPA + 16] = b"across processes"
+            b.vmm.memory([b.ram.piece(at=address, file=REMOTE)])
+            b.stop()
+            expect(b.read() == b"across processes" and b.remarks() == [], f"{b.read()}, list: {b.remarks()}")
+            secret = vmm.exec(program)
+            tables = b.ram.piece(size=BASE_GPA)
+            b.vmm.memory([tables, b.ram.piece(gpa=BASE_GPA, size=4096, at=secret, file=REMOTE)], [b.ram.fd])
+            b.stats()
+            got = b.read()
+            expect(got is None, f"what it read of root's program: {got}")
+    finally:
+        vmm.end()
+
+
 @test(FAKE, "--check-ram with a guest that refuses")
 def check_refusal(arguments):
     with Broker("--check-ram") as b:
@@ -545,6 +610,8 @@ def main():
             continue
         try:
             function(arguments)
+        except Skip as why:
+            REPORT.skip(name, str(why))
         except (Failed, Hang, KdError, OSError, RuntimeError, KeyError, ValueError) as problem:
             traceback.print_exc(file=sys.stdout)
             REPORT.fail(name, f"{type(problem).__name__}: {str(problem).splitlines()[0] if str(problem) else ''}")
