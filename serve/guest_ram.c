@@ -14,21 +14,32 @@
 
 #define PAGE 4096u
 
-// One descriptor of QEMU: is it a file of this size that QEMU may write? *ret_fd: opened anew.
-static bool open_if_ram(const char *folder, const char *name, uint64_t size, struct stat *ret_st, int *ret_fd)
+// The link of a descriptor tells how it was opened, and is root's while the process has, or may still know, what its user may not see
+// (proc(5), "dumpable").
+static bool is_writable_by(int folder, const char *name, uid_t owner)
 {
-	int fd CLEANUP_CLOSE = -1;
-	char path[400];
+	struct stat st;
 
-	snprintf(path, sizeof(path), "%s/%s", folder, name);
-	if (stat(path, ret_st) < 0 || !S_ISREG(ret_st->st_mode) || (uint64_t)ret_st->st_size != size)
-		return false;
-	fd = open(path, O_RDWR | O_CLOEXEC);
-	*ret_fd = cleanup_take_fd(&fd);
-	return *ret_fd >= 0;
+	return fstatat(folder, name, &st, AT_SYMLINK_NOFOLLOW) == 0 && st.st_uid == owner && st.st_mode & S_IWUSR;
 }
 
-static struct error *find_file(int pid, uint64_t size, int *ret_fd)
+// One descriptor of QEMU: is it a file of this size that QEMU may write? *ret_fd: opened anew.
+static bool open_if_ram(int folder, const char *name, uid_t owner, uint64_t size, struct stat *ret_st, int *ret_fd)
+{
+	int fd CLEANUP_CLOSE = -1;
+
+	if (!is_writable_by(folder, name, owner) || fstatat(folder, name, ret_st, 0) < 0 || !S_ISREG(ret_st->st_mode) ||
+	    (uint64_t)ret_st->st_size != size)
+		return false;
+	fd = openat(folder, name, O_RDWR | O_CLOEXEC);
+	// Still: another program may have come in between.
+	if (fd < 0 || !is_writable_by(folder, name, owner))
+		return false;
+	*ret_fd = cleanup_take_fd(&fd);
+	return true;
+}
+
+static struct error *find_file(int pid, uid_t owner, uint64_t size, int *ret_fd)
 {
 	struct dirent *entry;
 	struct stat st, first = { 0 };
@@ -42,7 +53,7 @@ static struct error *find_file(int pid, uint64_t size, int *ret_fd)
 	if (!dir)
 		return error_create(errno, "cannot look at the descriptors of QEMU (pid %d): %s", pid, strerror(errno));
 	while ((entry = readdir(dir))) {
-		if (entry->d_name[0] == '.' || !open_if_ram(folder, entry->d_name, size, &st, &fd))
+		if (entry->d_name[0] == '.' || !open_if_ram(dirfd(dir), entry->d_name, owner, size, &st, &fd))
 			continue;
 		if (found < 0) {
 			found = fd;
@@ -74,14 +85,14 @@ static int open_for_reading(int fd)
 	return open(path, O_RDONLY | O_CLOEXEC);
 }
 
-struct error *guest_ram_open(struct guest_ram *ram, int pid, uint64_t size)
+struct error *guest_ram_open(struct guest_ram *ram, int pid, uid_t owner, uint64_t size)
 {
 	int fd CLEANUP_CLOSE = -1, read_fd CLEANUP_CLOSE = -1;
 	struct error *error;
 	void *host;
 
 	guest_ram_close(ram);
-	error = find_file(pid, size, &fd);
+	error = find_file(pid, owner, size, &fd);
 	if (error)
 		return error;
 	read_fd = open_for_reading(fd);

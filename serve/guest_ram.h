@@ -5,6 +5,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #include "serve/memory_map.h"
 #include "util/error.h"
@@ -26,9 +27,10 @@ static inline void guest_ram_init(struct guest_ram *ram)
 	*ram = (struct guest_ram){ .fd = -1, .read_fd = -1 };
 }
 
-// Find the one shared file of `size` bytes that process `pid` has open as guest RAM and map it. -> NULL, or an error that says why
-// not: no such process, not permitted, no such file, several.
-ERROR_MUST_CHECK struct error *guest_ram_open(struct guest_ram *ram, int pid, uint64_t size);
+// Find the one shared file of `size` bytes that process `pid` has open as guest RAM and map it. owner: the process's user, as the kernel has named
+// both; a caller who may more than he takes no file of a program that has more rights than he, nor one that the process may only read.
+// -> NULL, or an error that says why not: no such process, not permitted, no such file, several.
+ERROR_MUST_CHECK struct error *guest_ram_open(struct guest_ram *ram, int pid, uid_t owner, uint64_t size);
 void guest_ram_close(struct guest_ram *ram);
 
 // Take over where things are, from the text of `info mtree -f`. -> NULL and *ret_is_new (the map differs from the old one), or an

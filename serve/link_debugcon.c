@@ -346,7 +346,7 @@ static void take_backends(void *arg, const cJSON *answer)
 {
 	struct link_debugcon *d = arg;
 	uint64_t size = backend_size(answer, d->ram_id);
-	struct error *error = size ? guest_ram_open(&d->ram, qmp_pid(d->qmp), size)
+	struct error *error = size ? guest_ram_open(&d->ram, d->base.pid, d->base.owner, size)
 				   : error_create(ENOENT, "QEMU has no memory backend '%s'", d->ram_id);
 
 	if (error)
@@ -532,7 +532,7 @@ static void on_retry(struct loop_timer *timer)
 	}
 	d->base.is_up = true;
 	d->retries = 0;
-	d->base.pid = qmp_pid(d->qmp);
+	d->base.pid = qmp_pid(d->qmp, &d->base.owner);
 	d->base.events->up(d->base.arg);
 	pause_connected(&d->pause, d->qmp);
 	(void)qmp_execute(d->qmp, "{\"execute\":\"query-memdev\"}", take_backends, d); // not sent: the connection is ending

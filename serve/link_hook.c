@@ -291,11 +291,9 @@ static void take_memory(struct link_hook *h, uint32_t len)
 {
 	struct link_memory *m = (struct link_memory *)(h->in + sizeof(struct link_head));
 	pid_t pid = 0;
-	uid_t uid;
 
 	// Whose memory may be read across processes is the kernel's word: a broker of root's could read anybody's for a sender that says so.
-	m->pid = sock_peer(h->fd, &pid, &uid) && pid > 0 ? (uint32_t)pid : 0;
-	h->base.owner = m->pid ? uid : 0;
+	m->pid = sock_peer(h->fd, &pid, &h->base.owner) && pid > 0 ? (uint32_t)pid : 0;
 	last_words_memory(&h->last_words, m, len, h->in_fds, h->in_fd_count);
 	h->base.events->memory(h->base.arg, m, len, h->in_fds, h->in_fd_count);
 }

@@ -165,10 +165,10 @@ void qmp_destroy(struct qmp *q)
 	free(q);
 }
 
-int qmp_pid(const struct qmp *q)
+int qmp_pid(const struct qmp *q, uid_t *ret_owner)
 {
-	pid_t pid;
-	uid_t uid;
+	pid_t pid = 0;
 
-	return sock_peer(q->fd, &pid, &uid) ? (int)pid : 0;
+	*ret_owner = 0;
+	return sock_peer(q->fd, &pid, ret_owner) ? (int)pid : 0;
 }

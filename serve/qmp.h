@@ -8,6 +8,7 @@
 
 #include <cjson/cJSON.h>
 #include <stdbool.h>
+#include <sys/types.h>
 
 #include "util/error.h"
 #include "util/loop.h"
@@ -34,7 +35,7 @@ bool qmp_execute(struct qmp *qmp, const char *command, qmp_answer_fn *answer, vo
 // Take what has arrived, now: so that a RESET is known before what came after it by another way.
 void qmp_drain(struct qmp *qmp);
 
-// QEMU's process, as the socket tells. 0 = unknown.
-int qmp_pid(const struct qmp *qmp);
+// QEMU's process and its user, as the socket tells. -> 0 = unknown, then *ret_owner is root.
+int qmp_pid(const struct qmp *qmp, uid_t *ret_owner);
 
 #endif
