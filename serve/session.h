@@ -38,7 +38,7 @@
 #define SESSION_QUEUE_MAX (256u * 1024u)
 // Above FULL the guest is asked to hold back, until there is less than RESUME: a client that reads loses nothing.
 #define SESSION_QUEUE_FULL (SESSION_QUEUE_MAX / 2)
-#define SESSION_QUEUE_RESUME (SESSION_QUEUE_FULL - 4096u)
+#define SESSION_QUEUE_RESUME (SESSION_QUEUE_FULL - 1024u)
 #define SESSION_HISTORY_MAX (64u * 1024u) // DbgPrint text kept for people
 // How long the client may think about a reboot notice before the new boot's packets follow. Only a client that ignores
 // the notice ever waits so long.

@@ -9,9 +9,10 @@
 #include "vmm/link.h"
 #include "vmm/nested.h"
 
-// How long a call that need not wait is held up by a broker that does not read. A busy broker catches up
-// within that; a stopped one must not stop a running guest.
-#define STALL_MS 50u
+// How long a call that need not wait is held up by a broker that reads nothing at all: as long as the broker waits for a debugger that
+// acknowledges nothing (serve/broker.c), and as the module waits for an answer by debugcon. Prints are lost after that. It counts from the first message
+// that found no room, so a stopped broker costs a running guest this once, and not at every call.
+#define STALL_MS 1000u
 
 void park_wake(void)
 {
