@@ -142,6 +142,8 @@ static bool answer_from_ram(void *arg, const uint8_t *body, uint32_t body_len, c
 {
 	struct broker *b = arg;
 
+	if (b->link->ops->has_left && b->link->ops->has_left(b->link))
+		return false;
 	return answers_make(&b->answers, body, body_len, ret, ret_len);
 }
 

@@ -42,6 +42,8 @@ struct guest_link_ops {
 	void (*breakin)(struct guest_link *link);
 	void (*breakin_cancel)(struct guest_link *link);
 	void (*resend)(struct guest_link *link);
+	// The guest that came to its wait is not there any more, and nobody has told so yet (events.gone follows). NULL: all that ends a wait is told.
+	bool (*has_left)(struct guest_link *link);
 	// Take no more from the guest for now (or again): the debugger is behind. The guest's DbgPrint then waits, as it does for a debugger
 	// on a wire, for as long as both ends put up with it. A wait and what rides on it is never held back.
 	void (*hold)(struct guest_link *link, bool is_held);

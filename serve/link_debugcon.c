@@ -163,7 +163,7 @@ static void settle_in_op(struct link_debugcon *d)
 	if (call_is_answered(&d->call))
 		let_be(call_answer(&d->call)); // as above
 	note_wait(d);
-	if (!d->call.area.is_registered && !d->owed.is_armed)
+	if ((d->call.owed || !d->call.area.is_registered) && !d->owed.is_armed)
 		loop_timer_arm(d->base.loop, &d->owed, 0);
 }
 
@@ -568,6 +568,17 @@ static void debugcon_resend(struct guest_link *link)
 	settle_in_op(d);
 }
 
+// A snapshot that is loaded while the VM is paused brings no event.
+static bool debugcon_has_left(struct guest_link *link)
+{
+	struct link_debugcon *d = (struct link_debugcon *)link;
+	bool has_left = call_look(&d->call);
+
+	if (has_left)
+		settle_in_op(d);
+	return has_left;
+}
+
 static void debugcon_hold(struct guest_link *link, bool is_held)
 {
 	struct link_debugcon *d = (struct link_debugcon *)link;
@@ -610,6 +621,7 @@ static const struct guest_link_ops debugcon_ops = {
 	.breakin = debugcon_breakin,
 	.breakin_cancel = debugcon_breakin_cancel,
 	.resend = debugcon_resend,
+	.has_left = debugcon_has_left,
 	.hold = debugcon_hold,
 	.ask_stats = debugcon_ask_stats,
 	.destroy = debugcon_destroy,

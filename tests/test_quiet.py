@@ -381,6 +381,40 @@ def snapshots():
             p.asks_guest()
 
 
+@test("a snapshot of a running guest, loaded while the VM is paused: what was stopped is not read any more")
+def snapshot_under_a_stop():
+    if not shutil.which("qemu-img"):
+        raise Skip("qemu-img (Debian's qemu-utils)")
+    with tempfile.TemporaryDirectory(prefix="vmkd-quiet-") as folder:
+        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", f"{folder}/d.qcow2", "64M"], check=True, timeout=GUARD_S)
+        drive = f"if=none,id=d,format=qcow2,file={folder}/d.qcow2"
+        with vm_of("debugcon", "--ram", "32M", "--", "-drive", drive, scenario="smp") as vm, client_of(vm) as kd:
+            up(vm, kd)
+            kd.resume()
+            vm.qmp().call("human-monitor-command", **{"command-line": "savevm running"})
+            kd.break_in()
+            base = kd.version().kern_base
+            expect(kd.read_virtual(base, 2) == b"MZ", "memory")
+            vm.qmp().call("stop")
+            vm.qmp().call("human-monitor-command", **{"command-line": "loadvm running"})
+            before = vm.stats()
+            reading = threading.Thread(target=read_in_vain, args=(kd, base), daemon=True)
+            reading.start()
+            wait_for("the request", lambda: vm.stats()["requests"] > before["requests"])
+            expect(vm.stats()["answers_from_ram"] == before["answers_from_ram"], "RAM was read as that of the stopped guest")
+            vm.qmp().call("cont")
+            wait_for("its registration", lambda: vm.stats()["registrations"] > before["registrations"])
+            kd.link.sock.shutdown(socket.SHUT_RDWR)
+            reading.join(GUARD_S)
+
+
+def read_in_vain(kd, address):
+    try:
+        kd.read_virtual(address, 2)
+    except (KdError, OSError):
+        pass
+
+
 @test("a QEMU that does not answer QMP for a while")
 def deaf_qemu():
     with PausedVm(ms=500) as p:

@@ -45,6 +45,14 @@ static void forget_wait(struct call *c)
 	c->is_told = c->is_parked = c->is_resend_due = false;
 }
 
+static void owe_gone(struct call *c, uint32_t gone)
+{
+	if (!c->is_known)
+		return;
+	c->owed |= OWE_GONE;
+	c->gone_code = gone;
+}
+
 void call_cut(struct call *c, uint32_t gone)
 {
 	if (is_open(c)) {
@@ -58,10 +66,7 @@ void call_cut(struct call *c, uint32_t gone)
 		return;
 	area_forget(&c->area);
 	c->owed &= ~(uint32_t)OWE_REGISTERED;
-	if (c->is_known) {
-		c->owed |= OWE_GONE;
-		c->gone_code = gone;
-	}
+	owe_gone(c, gone);
 }
 
 // Write `code` as the answer to call `seq`. -> the code that the guest gets.
@@ -155,10 +160,8 @@ static uint32_t begin_register(struct call *c, const struct gpa_map *map, const 
 		err = area_read_words(&c->area, &words);
 	if (err) {
 		area_forget(&c->area);
-		if (was_registered && c->is_known) {
-			c->owed |= OWE_GONE;
-			c->gone_code = LINK_GONE_GUEST_ERROR;
-		}
+		if (was_registered)
+			owe_gone(c, LINK_GONE_GUEST_ERROR);
 		return refuse_registration(c, map, args, err);
 	}
 	c->stats.registrations++;
@@ -210,6 +213,7 @@ bool call_look(struct call *c)
 	}
 	c->has_out = c->has_last = c->is_stopped = false;
 	forget_wait(c);
+	owe_gone(c, LINK_GONE_AREA); // what is kept of the area is for finding this guest's calls
 	return true;
 }
 

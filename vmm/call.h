@@ -150,7 +150,7 @@ bool call_is_awaited(const struct call *c);
 bool call_is_stopped(const struct call *c);
 
 // Debugcon: the VMM may have put the memory of another time under the guest (a snapshot was loaded, of which no RESET tells). If it
-// did: an open call is over, and a guest that is in a call there is told to register again. -> true: so it was, or the area is lost.
+// did: an open call is over, the broker is told that nobody is registered, and a guest that is in a call there is told to register again. -> true: so it was, or the area is lost.
 // What the host gives a waiting guest (call_deliver, call_resend) begins with this look.
 bool call_look(struct call *c);
 

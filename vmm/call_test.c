@@ -512,6 +512,8 @@ static void a_restored_wait_is_told_to_register(void **state)
 			assert_true(call_look(&f->call));
 		assert_int_equal(f->guest.head->reply_seq, f->guest.head->call_seq);
 		assert_int_equal(f->guest.head->reply_code, RESULT_TAG | CODE_REREGISTER);
+		assert_message(f, LINK_UNREGISTERED); // who reads the stopped guest's RAM must know that this is another time's
+		assert_int_equal(f->message.head.code, LINK_GONE_AREA);
 		assert_int_equal(step(f), CALL_ANSWER);
 		assert_int_equal(call_answer(&f->call), CODE_REREGISTER);
 		assert_false(call_is_awaited(&f->call));
