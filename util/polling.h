@@ -23,7 +23,7 @@
 // A peer that answers needs less; one that computes takes a time slice of Linux, 3 ms.
 #define POLLING_LOST_NS 250000u
 #define POLLING_SKIP_MIN 16u // gaps
-#define POLLING_SKIP_MAX 4096u
+#define POLLING_SKIP_MAX 256u // a lost slice of 3 ms, shared out, is then about what a sleep and its wake-up cost
 
 struct polling {
 	bool is_off;        // for good
