@@ -93,7 +93,9 @@ static void guest_sleeps(struct broker *b, const struct link_head *head)
 	const struct walk_regs regs = { .cr0 = head->cr0, .cr3 = head->cr3, .cr4 = head->cr4, .efer = head->efer };
 
 	answers_sleep(&b->answers, &regs, head->flags & LINK_F_NESTED);
-	if (!(head->flags & LINK_F_NESTED))
+	if (head->flags & LINK_F_NESTED)
+		ram_sock_wakes(b->ram_sock); // it knows no nested registers
+	else
 		ram_sock_sleeps(b->ram_sock, &regs, head->vcpu);
 }
 

@@ -8,10 +8,12 @@ finds a guest that lies.
 """
 import ctypes
 import json
+import mmap
 import os
 import re
 import shutil
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -486,6 +488,25 @@ def registers_unknown(arguments):
         expect(b.read() is not None and b.remarks() == [], f"list: {b.remarks()}")
         asked = b.stats()["asked_guest"]
         expect(asked["mode"] == 2 and asked["nested"] == 2, str(asked))
+
+
+@test(FAKE, "the stop page: no epoch in which the guest's guest's registers would be taken for its own")
+def nested_epoch(arguments):
+    with Broker(*arguments) as b:
+        b.vmm.memory([b.ram.piece()], [b.ram.fd])
+        b.stop()
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as ram:
+            ram.connect(str(b.folder / "fake" / "ram.sock"))
+            _, fds, _, _ = socket.recv_fds(ram, 1 << 16, 9)
+        page = mmap.mmap(fds[0], PAGE, prot=mmap.PROT_READ)
+        for fd in fds:
+            os.close(fd)
+        for flags, is_asleep in ((0, 1), (F_NESTED, 0), (0, 1)):
+            b.vmm.flags = flags
+            b.vmm.wait()
+            b.stats()
+            epoch, = struct.unpack_from("<Q", page, 80)
+            expect(epoch % 2 == is_asleep, f"flags {flags}: epoch {epoch}")
 
 
 @test(FAKE, "RAM is read when the guest has come back, not before")
