@@ -211,55 +211,65 @@ uint64_t copies_measure_page(const struct copies *copies, unsigned long rounds)
 
 // ---- process_vm_readv ------------------------------------------------------------------------------------------------
 
-static void read_remote(pid_t pid, void *to, const uint8_t *from, size_t len)
+void remote_start(size_t len, struct remote *ret)
 {
-	struct iovec local = { to, len }, remote = { (void *)from, len };
-	ssize_t n = process_vm_readv(pid, &local, 1, &remote, 1, 0);
+	*ret = (struct remote){ .from = touched_memory(len), .len = len };
+	ret->pid = fork();
+	if (ret->pid < 0)
+		die("fork: %s", strerror(errno));
+	if (ret->pid == 0) { // its own copy, all touched, as a VMM's memory is
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		memset(ret->from, 0xA5, len);
+		raise(SIGSTOP);
+		_exit(0);
+	}
+	if (waitpid(ret->pid, NULL, WUNTRACED) != ret->pid)
+		die("waitpid: %s", strerror(errno));
+	ret->to = touched_memory(len); // after the fork, or each first write would copy a page
+}
+
+void remote_end(struct remote *remote)
+{
+	kill(remote->pid, SIGKILL);
+	waitpid(remote->pid, NULL, 0);
+}
+
+static void read_remote(const struct remote *remote, void *to, const uint8_t *from, size_t len)
+{
+	struct iovec local = { to, len }, far = { (void *)from, len };
+	ssize_t n = process_vm_readv(remote->pid, &local, 1, &far, 1, 0);
 	if (n != (ssize_t)len)
 		die("process_vm_readv: %zd of %zu bytes, %s", n, len, n < 0 ? strerror(errno) : "cut");
 }
 
-static uint64_t measure_batches(pid_t pid, uint8_t *to, const uint8_t *from, size_t len, size_t batch)
+uint64_t remote_measure_bulk(const struct remote *remote, size_t batch)
 {
 	uint64_t start = now_ns();
-	for (size_t at = 0; at < len; at += batch)
-		read_remote(pid, to + at, from + at, batch < len - at ? batch : len - at);
+	for (size_t at = 0; at < remote->len; at += batch)
+		read_remote(remote, remote->to + at, remote->from + at, batch < remote->len - at ? batch : remote->len - at);
 	return now_ns() - start;
 }
 
-static uint64_t measure_remote_pages(pid_t pid, const uint8_t *from, size_t len)
+uint64_t remote_measure_page(const struct remote *remote, unsigned long rounds)
 {
-	enum { ROUNDS = 20000 };
 	uint8_t page[PAGE];
 	uint64_t start = now_ns();
-	for (unsigned i = 0; i < ROUNDS; i++)
-		read_remote(pid, page, from + next_random() % (len / PAGE) * PAGE, PAGE);
-	return (now_ns() - start) / ROUNDS;
+	for (unsigned long i = 0; i < rounds; i++)
+		read_remote(remote, page, remote->from + next_random() % (remote->len / PAGE) * PAGE, PAGE);
+	return (now_ns() - start) / rounds;
 }
 
 void bench_vmread(unsigned long runs, size_t len)
 {
-	uint8_t *from = touched_memory(len), *to = touched_memory(len);
-	pid_t pid = fork();
+	struct remote remote;
 
-	if (pid < 0)
-		die("fork: %s", strerror(errno));
-	if (pid == 0) { // its own copy, all touched, as a VMM's memory is
-		prctl(PR_SET_PDEATHSIG, SIGKILL);
-		memset(from, 0xA5, len);
-		raise(SIGSTOP);
-		_exit(0);
-	}
-	if (waitpid(pid, NULL, WUNTRACED) != pid)
-		die("waitpid: %s", strerror(errno));
+	remote_start(len, &remote);
 	for (unsigned long run = 0; run < runs; run++) {
 		for (size_t batch = PAGE; batch <= len; batch *= 4) {
 			char name[40];
 			snprintf(name, sizeof name, "vmread_%zu", batch);
-			say(name, measure_batches(pid, to, from, len, batch));
+			say(name, remote_measure_bulk(&remote, batch));
 		}
-		say("vmread4k", measure_remote_pages(pid, from, len));
 	}
-	kill(pid, SIGKILL);
-	waitpid(pid, NULL, 0);
+	remote_end(&remote);
 }

@@ -11,8 +11,9 @@
 //                                       (mean time of a line from the first to the last)
 //   kdbench breakins SOCKET MAILBOX ROUNDS HZ    breakin: ns from request to report; entry: ns of that in the guest's kernel
 //   kdbench kd URL ADDRESS [RUNS ROUNDS BYTES]   the same reads through libvmkd: read4, bulk
-//   kdbench memory URL ADDRESS RUNS BYTES        libvmkd's memory reads: way (enum vmkd_memory_way), cold, copy, bulk, copy4k, page4k
-//   kdbench vmread RUNS BYTES           bare process_vm_readv of another process: vmread_BATCH for all BYTES, vmread4k for one random page
+//   kdbench memory URL ADDRESS RUNS BYTES        libvmkd's memory reads: way (enum vmkd_memory_way), cold, copy, bulk, copy4k, page4k,
+//                                       and in turn with them bare process_vm_readv of another process: vmread (all in one call), vmread4k (a random page)
+//   kdbench vmread RUNS BYTES           the same for all BYTES in calls of BATCH: vmread_BATCH
 //   kdbench echo [RUNS ROUNDS]          echo, forward, echo_chunk
 //   kdbench doorbell SOCKET RAM [RUNS ROUNDS]    the floor guest's doorbells: chardev socket, file of the guest's RAM
 //   kdbench marks SOCKET [RUNS ROUNDS]  the floor guest's marks: mark (mean time between two bytes on this socket)

@@ -70,6 +70,18 @@ void copies_prepare(size_t len, struct copies *ret);
 uint64_t copies_measure_bulk(const struct copies *copies);                          // -> ns of one memcpy of len bytes
 uint64_t copies_measure_page(const struct copies *copies, unsigned long rounds);    // -> ns of a memcpy of a random page of the file
 
+// Another process, stopped, whose memory is read by process_vm_readv as a VMM's with private RAM is.
+struct remote {
+	pid_t pid;
+	uint8_t *from, *to; // there, and here
+	size_t len;
+};
+// Start it; end it. All its memory is touched.
+void remote_start(size_t len, struct remote *ret);
+void remote_end(struct remote *remote);
+uint64_t remote_measure_bulk(const struct remote *remote, size_t batch);          // -> ns of all of it, in calls of `batch` bytes
+uint64_t remote_measure_page(const struct remote *remote, unsigned long rounds);  // -> ns of a random page
+
 // ---- packets.c: a KDCOM client with as little of its own as possible --------------------------------------------
 
 struct packets_plan {

@@ -31,8 +31,8 @@ def big_map(vm):
     return address
 
 
-def read_rows(bench, results, name, runs, size, bare, shown):
-    """Rows 5 and 6 of one VM. bare: figures of process_vm_readv without vmkd."""
+def read_rows(results, name, runs, size, shown):
+    """Rows 5 and 6 of one VM."""
     way = WAYS.get(runs["way"][0], "?")
     what = f"{size // MIB} MiB read through libvmkd, {way}"
     copy, bulk = ms("memcpy", runs["copy"]), ms("read", runs["bulk"])
@@ -40,8 +40,9 @@ def read_rows(bench, results, name, runs, size, bare, shown):
     remark = "" if way == "mapped" else f"RAM was not mapped: {way}"
     if way == "process_vm_readv":
         results.add(beside_floor("5", what, name, bulk, copy, shown=shown, is_guests=False),
-                    beside_floor("5", what, name, bulk, bare["best"].scaled(size / bare["size"], "ms"), shown=shown, is_guests=False),
-                    beside_floor("6", f"4 KiB read through libvmkd, {way}", name, page, bare["page"], 3, shown=shown, is_guests=False))
+                    beside_floor("5", what, name, bulk, ms("process_vm_readv", runs["vmread"]), shown=shown, is_guests=False),
+                    beside_floor("6", f"4 KiB read through libvmkd, {way}", name, page, us("process_vm_readv of 4 KiB", runs["vmread4k"]), 3,
+                                 shown=shown, is_guests=False))
         return
     lines = [beside_floor("5", what, name, bulk, copy, 2, shown=shown, is_guests=False),
              beside_floor("5", what + ", the first time", name, ms("first read", runs["cold"]), copy, shown=shown, is_guests=False),
@@ -54,7 +55,7 @@ def read_rows(bench, results, name, runs, size, bare, shown):
 
 
 def bare_rows(bench, results, size):
-    """process_vm_readv without vmkd: the batch that serves best, and a 4 KiB call."""
+    """process_vm_readv without vmkd: the batch that serves best."""
     runs = client("vmread", bench.runs, size)
     batches = {int(k.split("_")[1]): ms(f"process_vm_readv in calls of {int(k.split('_')[1]) >> 10} KiB", v) for k, v in runs.items() if "_" in k}
     for figure in batches.values():
@@ -63,13 +64,12 @@ def bare_rows(bench, results, size):
     whole = batches[max(batches)]
     results.add(stated("5", f"bare process_vm_readv of {size // MIB} MiB, best: calls of {best >> 10} KiB", "host", batches[best], whole,
                        quotient("best batch / one call", batches[best], whole), remark=f"beside one call of {max(batches) // MIB} MiB"))
-    return {"size": size, "best": Figure(f"process_vm_readv, calls of {best >> 10} KiB", batches[best].values, "ms"), "page": us("process_vm_readv of 4 KiB", runs["vmread4k"])}
 
 
 def measure_reads(bench, results):
     full = 64 * MIB if bench.quick else 256 * MIB
     bench.say("process_vm_readv ...")
-    bare = bare_rows(bench, results, full)
+    bare_rows(bench, results, full)
     ways = [(f"{name} {link}", link, accelerator, (), shown) for name, accelerator, link, shown in configs(bench)]
     if bench.kvm != "missing" and bench.knows_private():
         ways.append(("KVM hook, private RAM", "hook", "kvm", ("--run", "--private-ram"), bench.kvm == "hardware"))
@@ -80,7 +80,7 @@ def measure_reads(bench, results):
         with big_kernel(link, accelerator, size // MIB, *options) as vm:
             address = big_map(vm)
             runs = client("memory", f"vm:{vm.name}", f"{address:x}", bench.runs, size, environment=vm.env)
-        read_rows(bench, results, name, runs, size, bare, shown)
+        read_rows(results, name, runs, size, shown)
 
 
 # ---- row 13 --------------------------------------------------------------------------------------------------------
@@ -114,7 +114,7 @@ def measure_clients(bench, results):
     bench.say("more readers ...")
     with test_kernel(link, accelerator) as vm:
         mailbox = exports(vm)["TkBench"]
-        for _ in range(3):
+        for _ in range(1 if bench.quick else 3):
             for count in counts:
                 with Readers(vm, count, min(count, spare)):
                     runs = client("packets", vm.kd_socket(), f"{ADDRESS:x}", f"{mailbox:x}", 2, 300 if bench.quick else 2000)

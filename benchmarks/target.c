@@ -87,7 +87,9 @@ void bench_memory(const char *url, uint64_t address, unsigned long runs, size_t 
 	enum { ROUNDS = 20000, ROUNDS_FIRST = 200 };
 	struct vmkd_target *target;
 	struct copies copies;
+	struct remote remote;
 
+	remote_start(len, &remote); // first: what is there at a fork is copied at the next write
 	copies_prepare(len, &copies);
 	must(vmkd_target_open(url, NULL, &target), url);
 	stop(target);
@@ -100,6 +102,9 @@ void bench_memory(const char *url, uint64_t address, unsigned long runs, size_t 
 		say("bulk", measure_bulk(target, address, copies.to, len));
 		say("copy4k", copies_measure_page(&copies, rounds));
 		say("page4k", measure_pages(target, address, len, rounds));
+		say("vmread", remote_measure_bulk(&remote, len));
+		say("vmread4k", remote_measure_page(&remote, rounds));
 	}
 	leave(target);
+	remote_end(&remote);
 }
