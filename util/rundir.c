@@ -9,6 +9,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "util/cleanup.h"
+
 // Longest file name below BASE/NAME ("debugcon.sock"), for an early and clear refusal.
 #define LONGEST_FILE 13u
 
@@ -185,10 +187,19 @@ static struct error *make_private_folder(const char *path)
 	return check_folder(path, geteuid(), 077);
 }
 
+// A member of the group may have put a link in its place already, to something of ours that is not for the group. The check finds out.
+static void open_to_group(const char *path)
+{
+	int fd CLEANUP_CLOSE = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+
+	if (fd >= 0)
+		(void)!fchmod(fd, S_ISGID | S_IRWXU | S_IRWXG);
+}
+
 static struct error *make_shared_folder(const char *path, gid_t group)
 {
 	if (mkdir(path, 0700) == 0)
-		(void)!chmod(path, S_ISGID | S_IRWXU | S_IRWXG); // the check finds out
+		open_to_group(path);
 	else if (errno != EEXIST)
 		return error_create(errno, "cannot create the folder %s: %s", path, strerror(errno));
 	return check_shared_folder(path, group);

@@ -2,6 +2,7 @@
 #include "vmm/folder.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -86,13 +87,23 @@ static bool judge_vm(const char *path)
 	return false;
 }
 
+// Not chmod: a member of the group may have put a link in its place, to something of ours that is not for the group. judge_vm finds out.
+static void open_to_group(const char *path)
+{
+	int fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	if (fd < 0)
+		return;
+	(void)!fchmod(fd, SHARED_MODE);
+	close(fd);
+}
+
 bool folder_make(const char *base, const char *vm)
 {
 	bool is_new;
 	if (!make(base, &is_new) || !judge_base(base) || !make(vm, &is_new))
 		return false;
 	if (is_new && is_shared)
-		(void)!chmod(vm, SHARED_MODE); // the look at it finds out
+		open_to_group(vm);
 	return judge_vm(vm);
 }
 
