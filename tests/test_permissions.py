@@ -294,8 +294,8 @@ def is_alive(pid):
 def tidy_up():
     with group_site() as site:
         run = site.start(OWNER, "run", site.folder / "vmkd", "run", "--link", "debugcon", NAME, "--", *site.qemu("tcg"))
-        wait_for("kd.sock", (site.runtime / NAME / "kd.sock").exists, alive=run)
         for path in ("lock", "vm.lock", "vm.json", "kd.sock", "ctl.sock"):
+            wait_for(path, (site.runtime / NAME / path).exists, alive=run)
             mode = (site.runtime / NAME / path).stat()
             expect(mode.st_mode & 0o777 == 0o660 and mode.st_gid == GROUP, f"{path}: mode {mode.st_mode:o}, group {mode.st_gid}")
         children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
