@@ -154,6 +154,9 @@ static void drive(struct link_debugcon *d)
 {
 	while (!is_held_back(d) && drive_once(d))
 		;
+	// What has been taken shows the guest that somebody is there, and it waits on.
+	if (is_held_back(d))
+		let_be((uint32_t)area_write_taken(&d->call.area)); // lost: the answer finds it as well
 	note_wait(d);
 }
 

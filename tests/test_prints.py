@@ -30,17 +30,20 @@ NO_END = 1 << 40  # lines
 
 
 class Config:
-    def __init__(self, name, some, many, *arguments):
+    def __init__(self, name, some, many, slow, *arguments):
         self.name, self.arguments = name, arguments
         self.some, self.many = some, many  # lines: a second or two of a flood; a lot
+        self.slow = slow  # seconds a line that make a debugger slower than the guest
         self.needs_kvm = "kvm" in arguments
 
     def vm(self, *more):
         return Vm("prints", "--ram", f"{RAM_BYTES >> 20}M", "--scenario", "flood", *self.arguments, *more)
 
 
-HOOK = Config("hook KVM", 300 if KVM == "software" else 5000, 1500 if KVM == "software" else 20000, "--accel", "kvm", "--link", "hook")
-DEBUGCON = Config("debugcon TCG", 5000, 10000, "--accel", "tcg", "--link", "debugcon")
+IS_SLOW = KVM == "software"
+HOOK = Config("hook KVM", 300 if IS_SLOW else 5000, 1500 if IS_SLOW else 10000, 0.02 if IS_SLOW else 0.002,
+              "--accel", "kvm", "--link", "hook")
+DEBUGCON = Config("debugcon TCG", 5000, 10000, 0.002, "--accel", "tcg", "--link", "debugcon")
 BOTH = [HOOK, DEBUGCON]
 
 
@@ -182,12 +185,13 @@ def by_kill(vm):
     os.kill(vm.listed()["pid"], signal.SIGKILL)
 
 
-def ends(config, end, pause=0, lines=None):
+def ends(config, end, pause=0):
     with config.vm() as vm:
         reader = Reader(vm, pause=pause)
         expect(reader.count.map, "the VM's RAM is in no file")
-        flooding(reader, lines or config.some)
+        flooding(reader, config.some)
         end(vm)
+        reader.pause = 0  # a broker whose VM has ended waits 3 s for its debugger
         reader.read_to_the_end()
         judge(reader, reader.count.lines())
 
@@ -220,12 +224,12 @@ def sigkill(config):
 # The broker holds the guest back for this debugger, and what it holds is not lost either.
 @test(BOTH, "SIGKILL before a slow debugger")
 def sigkill_slow(config):
-    ends(config, by_kill, pause=0.0005, lines=config.many)
+    ends(config, by_kill, pause=config.slow)
 
 
 @test(BOTH, "quit before a slow debugger")
 def quit_slow(config):
-    ends(config, by_quit, pause=0.0005, lines=config.many)
+    ends(config, by_quit, pause=config.slow)
 
 
 # The next kernel prints from the beginning, and what the last one had printed came before that.
@@ -293,7 +297,7 @@ def calls_in_a_flood(config):
 
 @test(BOTH, "at most a call for 100 lines, a slow debugger")
 def calls_before_slow(config):
-    flood(config, 0.0005, config.many * 2)
+    flood(config, config.slow / 4, config.many)
 
 
 def main():

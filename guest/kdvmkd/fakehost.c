@@ -250,10 +250,22 @@ static void pause_cpu(void *ctx)
 	h->cycles += 10 * h->cycles_per_look;
 }
 
+static void take_slowly(struct fakehost *h)
+{
+	if (!h->is_slow || !h->slow_takes || h->cycles - h->slow_cycles < REPLY_CYCLES / 2)
+		return;
+	h->slow_cycles = h->cycles;
+	fake_head(h)->tx_tail += RECORD_ALIGN; // the answer brings the true one
+	if (--h->slow_takes == 0)
+		fake_answer_late(h);
+}
+
 static uint64_t read_cycles(void *ctx)
 {
 	struct fakehost *h = ctx;
-	return h->cycles += h->cycles_per_look;
+	h->cycles += h->cycles_per_look;
+	take_slowly(h);
+	return h->cycles;
 }
 
 static uint64_t read_interrupt_time(void *ctx)

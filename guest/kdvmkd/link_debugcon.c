@@ -95,6 +95,21 @@ static uint32_t wait_slice(struct transport *t)
 	return is_answered(t) ? answer(t) : CODE_SILENT;
 }
 
+// A host that takes one print after the other, because its debugger is slow, is there and is waited for. Not once more when that was in vain.
+static uint32_t wait_for_reply(struct transport *t)
+{
+	uint32_t turns = t->is_nobody ? 1 : REPLY_TURNS_MAX;
+	const uint32_t *taken = &area_head(&t->area)->tx_tail;
+	for (uint32_t i = 0; i < turns; i++) {
+		uint32_t before = order_load(taken);
+		if (spin_until(t, is_answered, REPLY_CYCLES))
+			return answer(t);
+		if (order_load(taken) == before)
+			break;
+	}
+	return CODE_SILENT;
+}
+
 uint32_t debugcon_call(struct transport *t, bool is_wait)
 {
 	bool is_first = t->rung_seq != t->area.call_seq;
@@ -108,5 +123,5 @@ uint32_t debugcon_call(struct transport *t, bool is_wait)
 		return CODE_SILENT;
 	if (!spin_until(t, is_answered_or_bell_read, RING_CYCLES))
 		return CODE_SILENT;
-	return spin_until(t, is_answered, REPLY_CYCLES) ? answer(t) : CODE_SILENT;
+	return wait_for_reply(t);
 }

@@ -37,6 +37,7 @@
 #define RING_CYCLES 600000000ull
 #define HELLO_CYCLES 600000000ull         // 200 ms for a registration: the host reads the guest's memory map first
 #define REPLY_CYCLES 3000000000ull        // 1 s for an answer after the byte was read: the host is there, and maybe busy
+#define REPLY_TURNS_MAX 10u               // of that, as long as the host takes something in each: a debugger that reads 16 lines a second
 #define WAIT_SLICE_CYCLES 300000000ull    // 100 ms of a debugcon wait, then KdReceivePacket returns 1 and is called again
 #define STEAL_CYCLES 300000000ull         // 100 ms: no entry that still runs takes that long beside a frozen machine
 #define SPIN_MAX 2000000u                 // turns of any of these spins where the counter stands still

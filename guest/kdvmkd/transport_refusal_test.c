@@ -309,6 +309,27 @@ static void hellos_keep_to_their_budget(void **state)
 	assert_works();
 }
 
+// Debugcon: prints for a slow debugger, 3 seconds for what one call brings. And for one that has stopped.
+static void slow_host_is_waited_for(void **state)
+{
+	(void)state;
+	start(false, true);
+	for (uint32_t takes = 6; takes <= 60; takes += 54) {
+		bench.h.is_slow = true;
+		bench.h.slow_takes = takes;
+		bench.h.slow_cycles = bench.h.cycles;
+		uint64_t before = bench.h.cycles;
+		for (uint32_t i = 0; i < 160 && bench.h.is_present; i++)
+			send_print(64);
+		assert_int_equal(bench.h.is_present, takes == 6); // half a minute is too long
+		assert_true(bench.h.cycles - before < (REPLY_TURNS_MAX + 2) * REPLY_CYCLES);
+	}
+	assert_int_equal(bench.t.area.dropped, 0);
+	bench.h.slow_takes = 0;
+	fake_answer_late(&bench.h);
+	assert_works();
+}
+
 static void late_answer_to_a_hello_counts(void **state)
 {
 	(void)state;
@@ -505,6 +526,7 @@ int main(void)
 		cmocka_unit_test(answer_without_tag_is_none),
 		cmocka_unit_test(version_mismatch_is_no_link),
 		cmocka_unit_test(hellos_keep_to_their_budget),
+		cmocka_unit_test(slow_host_is_waited_for),
 		cmocka_unit_test(late_answer_to_a_hello_counts),
 		cmocka_unit_test(unread_doorbell_is_not_rung_again),
 		cmocka_unit_test(breakin_that_comes_late_is_not_lost),
