@@ -547,7 +547,7 @@ static void on_connection(struct loop_source *source, uint32_t events)
 {
 	struct listener *l = source->arg;
 	struct broker *b = l->broker;
-	int fd = accept4(l->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK), one = 1;
+	int fd = sock_accept(l->fd), one = 1;
 	struct error *error;
 
 	(void)events;

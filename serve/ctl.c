@@ -205,7 +205,7 @@ static void on_refresh_timeout(struct loop_timer *timer)
 static void on_listener(struct loop_source *source, uint32_t events)
 {
 	struct ctl *ctl = source->arg;
-	int fd = accept4(ctl->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	int fd = sock_accept(ctl->fd);
 	struct ctl_client *c;
 	struct error *error;
 

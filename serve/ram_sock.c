@@ -206,7 +206,7 @@ static struct program *find_free(struct ram_sock *s)
 static void on_connection(struct loop_source *source, uint32_t events)
 {
 	struct ram_sock *s = source->arg;
-	int fd CLEANUP_CLOSE = accept4(s->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK), size = SEND_BUFFER;
+	int fd CLEANUP_CLOSE = sock_accept(s->listener), size = SEND_BUFFER;
 	struct program *p = find_free(s);
 	struct error *error;
 

@@ -144,6 +144,15 @@ struct error *sock_connect_tcp(const struct sock_address *address, int flags, in
 	return NULL;
 }
 
+// Given up for a moment to accept, and hang up, when there is no other.
+static int spare_fd = -1;
+
+static void keep_spare(void)
+{
+	if (spare_fd < 0)
+		spare_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+}
+
 // A socket file outlives its process. -> true: nobody listens on it and it was removed.
 static bool remove_if_dead(const char *path, int type)
 {
@@ -190,6 +199,7 @@ struct error *sock_listen_unix(const char *path, int type, int flags, int *ret_f
 	umask(mask);
 	if (result < 0 || listen(fd, SOMAXCONN) < 0)
 		return error_create(errno, "%s: cannot listen: %s", path, strerror(errno));
+	keep_spare();
 	set_flags(fd, flags);
 	*ret_fd = cleanup_take_fd(&fd);
 	return NULL;
@@ -224,6 +234,23 @@ struct error *sock_listen_tcp(const struct sock_address *address, int flags, int
 	*ret_fd = cleanup_take_fd(&fd);
 	*ret_loopback = loopback;
 	return NULL;
+}
+
+int sock_accept(int listener)
+{
+	int fd;
+
+	keep_spare();
+	fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	if (fd >= 0 || (errno != EMFILE && errno != ENFILE) || spare_fd < 0)
+		return fd;
+	close(spare_fd);
+	spare_fd = -1;
+	fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	if (fd >= 0)
+		close(fd);
+	keep_spare();
+	return -1;
 }
 
 bool sock_peer(int fd, pid_t *ret_pid, uid_t *ret_uid)

@@ -38,6 +38,10 @@ ERROR_MUST_CHECK struct error *sock_listen_unix(const char *path, int type, int 
 ERROR_MUST_CHECK struct error *sock_listen_tcp(const struct sock_address *address, int flags, int *ret_fd,
 						    bool *ret_loopback);
 
+// Who knocks next, non-blocking and close-on-exec. -> -1: nobody, or out of descriptors: then that one is hung up on, since a connection that waits
+// keeps a loop awake. One thread.
+int sock_accept(int listener);
+
 // Process and user at the other end of a connected Unix socket. -> false: not a Unix socket.
 bool sock_peer(int fd, pid_t *ret_pid, uid_t *ret_uid);
 

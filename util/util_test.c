@@ -8,10 +8,13 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -156,6 +159,38 @@ static void test_addresses(void **state)
 	assert_string_equal(a.host, "::1");
 	ok(sock_parse_address("host.example:1", &a));
 	assert_string_equal(a.host, "host.example");
+}
+
+// Out of descriptors: whoever knocks is hung up on, and the listener does not stay readable for ever.
+static void test_no_descriptor_for_who_knocks(void **state)
+{
+	struct rlimit old, now;
+	char path[96], byte;
+	int listener, knocking[2], fd;
+	struct pollfd wait = { .events = POLLIN };
+
+	(void)state;
+	snprintf(path, sizeof(path), "%s/full", scratch);
+	ok(sock_listen_unix(path, SOCK_STREAM, 0, &listener));
+	for (int i = 0; i < 2; i++)
+		ok(sock_connect_unix(path, SOCK_STREAM, SOCK_NONBLOCK, &knocking[i]));
+	assert_int_equal(getrlimit(RLIMIT_NOFILE, &old), 0);
+	fd = dup(listener); // the lowest free one
+	now = (struct rlimit){ .rlim_cur = (rlim_t)fd, .rlim_max = old.rlim_max };
+	close(fd);
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &now), 0);
+	fd = sock_accept(listener);
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &old), 0);
+	assert_int_equal(fd, -1);
+	assert_int_equal(recv(knocking[0], &byte, 1, 0), 0);
+	fd = sock_accept(listener);
+	assert_true(fd >= 0);
+	wait.fd = listener;
+	assert_int_equal(poll(&wait, 1, 0), 0);
+	close(fd);
+	close(knocking[0]);
+	close(knocking[1]);
+	close(listener);
 }
 
 static void test_unix_sockets(void **state)
@@ -619,6 +654,7 @@ int main(void)
 		cmocka_unit_test(test_folders_are_private),
 		cmocka_unit_test(test_addresses),
 		cmocka_unit_test(test_unix_sockets),
+		cmocka_unit_test(test_no_descriptor_for_who_knocks),
 		cmocka_unit_test(test_tcp_default_is_loopback),
 		cmocka_unit_test(test_buf_is_bounded),
 		cmocka_unit_test(test_buf_against_a_plain_copy),
