@@ -80,16 +80,16 @@ class Line:
 
     row: number in docs/performance.md. ratio: a Figure in "x", or None. aim: words; met: True, False, None (stated only).
     kind: "floor", "serial" or "bound", what the aim is about, which is `limit`. shown: may stand in the README, which nothing may that a software
-    KVM has had a part in. is_guests: the guest executes something meanwhile.
+    KVM has had a part in. is_guests: the guest executes something meanwhile. is_worst: the aim is about every single value.
     """
 
     def __init__(self, row, what, config, value, reference=None, ratio=None, aim="stated", met=None, kind="", remark="", shown=True, limit=None,
-                 is_guests=True):
+                 is_guests=True, is_worst=False):
         self.row, self.what, self.config, self.value = row, what, config, value
         self.reference, self.ratio, self.aim, self.met = reference, ratio, aim, met
         self.kind, self.remark, self.shown, self.limit = kind, remark, shown, limit
 
-        self.is_guests = is_guests
+        self.is_guests, self.is_worst = is_guests, is_worst
         if not shown and is_guests and kind in ("floor", "serial"):
             self.met = None  # a software KVM interprets the guest: its times are stated, its counts are judged
 
@@ -116,7 +116,7 @@ def beside_serial(row, what, config, value, serial, at_least=None, **more):
 def bounded(row, what, config, value, limit, words=None, worst=False, **more):
     """A count or a time with a limit. worst: every single value has to keep it, not only the median."""
     reached = value.high if worst else value.median
-    return Line(row, what, config, value, aim=words or f"<= {limit:g} {value.unit}".rstrip(), met=reached <= limit, kind="bound", limit=limit, **more)
+    return Line(row, what, config, value, aim=words or f"<= {limit:g} {value.unit}".rstrip(), met=reached <= limit, kind="bound", limit=limit, is_worst=worst, **more)
 
 
 def stated(row, what, config, value, reference=None, ratio=None, **more):

@@ -64,7 +64,8 @@ def markdown(results, facts, is_brief=False):
     lines = [line for line in results.lines if line.shown and not (is_brief and line.met is None)]
     for line in sorted(lines, key=lambda l: order(l.row)):
         reference = f"{line.reference.name} {line.reference.text()}" if line.reference else ""
-        rows.append(f"| {line.row} | {line.what} | {line.config} | {line.value.text()} | {reference} | {ratio_text(line)} | "
+        value = line.value.text() + (f", at most {number(line.value.high)}" if line.is_worst else "")
+        rows.append(f"| {line.row} | {line.what} | {line.config} | {value} | {reference} | {ratio_text(line)} | "
                     f"{line.aim if line.met is not None else ''} | {line.verdict()} |")
     return "\n".join(rows + ["", facts])
 
@@ -138,7 +139,7 @@ def plot(results, path, terminal=None):
     first = PANEL_PIXELS + BAR_PIXELS * len(faster)
     height = first + PANEL_PIXELS + BAR_PIXELS * len(floors)
     panels = panel("times faster than the serial port, under TCG with one vCPU (mark: aim, at least)", faster, "#2a78b5", 0, height, 1) + \
-        panel("times its floor, below which nothing can go, in the same run (mark: aim, at most)", floors, "#c96a1f", first, height, 0.5)
+        panel("times its floor, measured in the same run (mark: aim, at most)", floors, "#c96a1f", first, height, 0.5)
     terminal = (terminal or "svg size 960,{height} font 'Helvetica,13' background rgb '#ffffff'").format(height=height)
     script = GNUPLOT.format(terminal=terminal, output=path, panels=panels)
     with tempfile.TemporaryDirectory() as folder:
