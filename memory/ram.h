@@ -3,7 +3,8 @@
 //
 // Rules: one thread. What is read may change while it is read (the guest, or a guest that is not as asleep as believed): copy once, then judge.
 // Nothing here ever writes guest memory. A file that somebody shortens behind our back, or that has no room for a page nobody has touched yet,
-// kills with SIGBUS, as for the VMM itself; QEMU seals its memfds against the first.
+// kills with SIGBUS, as for the VMM itself; QEMU seals its memfds against the first. A page that nobody has touched gets room by being read where it is
+mapped (of a remote one the kernel shows zeros).
 #ifndef MEMORY_RAM_H
 #define MEMORY_RAM_H
 
@@ -71,8 +72,5 @@ size_t ram_read_spans(const struct ram *ram, const struct ram_span *spans, uint3
 
 // A pointer to [gpa, gpa + len) where that is mapped in one piece; else NULL. Valid until the next ram_take or ram_deinit.
 const uint8_t *ram_at(const struct ram *ram, uint64_t gpa, size_t len);
-
-// Every piece is mapped (and there is one).
-bool ram_is_mapped(const struct ram *ram);
 
 #endif
