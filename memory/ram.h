@@ -4,7 +4,7 @@
 // Rules: one thread. What is read may change while it is read (the guest, or a guest that is not as asleep as believed): copy once, then judge.
 // Nothing here ever writes guest memory. A file that somebody shortens behind our back, or that has no room for a page nobody has touched yet,
 // kills with SIGBUS, as for the VMM itself; QEMU seals its memfds against the first. A page that nobody has touched gets room by being read where it is
-mapped (of a remote one the kernel shows zeros).
+// mapped (of a remote one the kernel shows zeros).
 #ifndef MEMORY_RAM_H
 #define MEMORY_RAM_H
 
