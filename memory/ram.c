@@ -302,11 +302,3 @@ const uint8_t *ram_at(const struct ram *ram, uint64_t gpa, size_t len)
 		return NULL;
 	return p->host + (gpa - p->gpa);
 }
-
-bool ram_is_mapped(const struct ram *ram)
-{
-	for (uint32_t i = 0; i < ram->piece_count; i++)
-		if (!ram->pieces[i].host)
-			return false;
-	return ram->piece_count;
-}
