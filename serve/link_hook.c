@@ -358,30 +358,6 @@ static void close_fds(struct link_hook *h)
 		close(h->in_fds[--h->in_fd_count]);
 }
 
-// One message into h->in and h->in_fds, which are ours to close. -> recvmsg's, with the whole message's length. *ret_is_cut: there were
-// more descriptors than are legal.
-static ssize_t receive_message(struct link_hook *h, bool *ret_is_cut)
-{
-	union {
-		struct cmsghdr head;
-		uint8_t bytes[CMSG_SPACE(sizeof(h->in_fds))];
-	} control;
-	struct iovec part = { h->in, sizeof(h->in) };
-	// Not CMSG_SPACE: the kernel would fill the padding with one more descriptor.
-	struct msghdr message = {
-		.msg_iov = &part, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = CMSG_LEN(sizeof(h->in_fds)),
-	};
-	ssize_t len = recvmsg(h->fd, &message, MSG_DONTWAIT | MSG_TRUNC | MSG_CMSG_CLOEXEC);
-	const struct cmsghdr *c = len >= 0 ? CMSG_FIRSTHDR(&message) : NULL;
-
-	if (c && c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS) {
-		h->in_fd_count = (uint32_t)((c->cmsg_len - CMSG_LEN(0)) / sizeof(int));
-		memcpy(h->in_fds, CMSG_DATA(c), h->in_fd_count * sizeof(int));
-	}
-	*ret_is_cut = len >= 0 && message.msg_flags & MSG_CTRUNC;
-	return len;
-}
-
 // What is wrong with the message in h->in, or NULL.
 static const char *find_fault(const struct link_hook *h, const struct link_head *head, size_t len, bool is_cut)
 {
@@ -422,7 +398,7 @@ static enum received receive_one(struct link_hook *h)
 {
 	struct link_head head = { 0 };
 	bool is_cut = false;
-	ssize_t len = receive_message(h, &is_cut);
+	ssize_t len = sock_receive(h->fd, h->in, sizeof(h->in), h->in_fds, LINK_MEMORY_FILES_MAX, &h->in_fd_count, &is_cut);
 
 	if (len < 0 && (errno == EAGAIN || errno == EINTR))
 		return RECEIVED_NOTHING;

@@ -17,10 +17,12 @@
 #include "target/target.h"
 #include "util/cleanup.h"
 #include "util/rundir.h"
+#include "util/sock.h"
 #include "wire/order.h"
 #include "wire/stop_page.h"
 
 #define FDS_MAX (1u + LINK_MEMORY_FILES_MAX) // the stop page, then the files
+_Static_assert(FDS_MAX <= SOCK_FDS_MAX, "one message");
 #define MESSAGES_MAX 64u                     // taken at a time; the broker sends one per change of the map
 // Copied between two looks at the epoch. What is lost to a guest that wakes up is small, and a look costs nothing beside it.
 #define CHUNK 0x100000u
@@ -58,42 +60,18 @@ static void close_descriptors(const struct message *m)
 		close(m->fds[i]);
 }
 
-// Descriptors that do not fit are closed: alignment leaves the control buffer room for more than were asked for.
-static void take_descriptors(struct msghdr *header, struct message *m)
-{
-	for (struct cmsghdr *c = CMSG_FIRSTHDR(header); c; c = CMSG_NXTHDR(header, c)) {
-		if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
-			continue;
-		for (size_t at = 0; at + sizeof(int) <= c->cmsg_len - CMSG_LEN(0); at += sizeof(int)) {
-			int fd;
-			memcpy(&fd, CMSG_DATA(c) + at, sizeof(fd));
-			if (m->fd_count < FDS_MAX) {
-				m->fds[m->fd_count++] = fd;
-			} else {
-				close(fd);
-				m->is_cut = true;
-			}
-		}
-	}
-}
-
 enum received { RECEIVED_MESSAGE, RECEIVED_NOTHING, RECEIVED_END };
 
 static enum received receive(int fd, struct message *ret)
 {
-	_Alignas(struct cmsghdr) uint8_t control[CMSG_SPACE(FDS_MAX * sizeof(int))];
-	struct iovec part = { .iov_base = &ret->bytes, .iov_len = sizeof(ret->bytes) };
-	struct msghdr header = { .msg_iov = &part, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control) };
-	ssize_t len = recvmsg(fd, &header, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+	ssize_t len = sock_receive(fd, &ret->bytes, sizeof(ret->bytes), ret->fds, FDS_MAX, &ret->fd_count, &ret->is_cut);
 
 	if (len < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR))
 		return RECEIVED_NOTHING;
 	if (len < 0)
 		return RECEIVED_END;
 	ret->len = (size_t)len;
-	ret->fd_count = 0;
-	ret->is_cut = header.msg_flags & (MSG_TRUNC | MSG_CTRUNC);
-	take_descriptors(&header, ret);
+	ret->is_cut |= ret->len > sizeof(ret->bytes);
 	return len == 0 && ret->fd_count == 0 ? RECEIVED_END : RECEIVED_MESSAGE;
 }
 

@@ -253,6 +253,29 @@ int sock_accept(int listener)
 	return -1;
 }
 
+ssize_t sock_receive(int fd, void *buffer, size_t size, int *fds, uint32_t fds_max, uint32_t *ret_fd_count, bool *ret_is_cut)
+{
+	union {
+		struct cmsghdr head;
+		uint8_t bytes[CMSG_SPACE(SOCK_FDS_MAX * sizeof(int))];
+	} control;
+	struct iovec part = { buffer, size };
+	// Not CMSG_SPACE: the kernel would fill the padding with one more descriptor. Whatever the sender did, those it lets through are in one list.
+	struct msghdr message = {
+		.msg_iov = &part, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = CMSG_LEN(fds_max * sizeof(int)),
+	};
+	ssize_t len = recvmsg(fd, &message, MSG_DONTWAIT | MSG_TRUNC | MSG_CMSG_CLOEXEC);
+	const struct cmsghdr *c = len >= 0 ? CMSG_FIRSTHDR(&message) : NULL;
+
+	*ret_fd_count = 0;
+	*ret_is_cut = len >= 0 && message.msg_flags & MSG_CTRUNC;
+	if (c && c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS) {
+		*ret_fd_count = (uint32_t)((c->cmsg_len - CMSG_LEN(0)) / sizeof(int));
+		memcpy(fds, CMSG_DATA(c), *ret_fd_count * sizeof(int));
+	}
+	return len;
+}
+
 bool sock_peer(int fd, pid_t *ret_pid, uid_t *ret_uid)
 {
 	struct ucred cred;

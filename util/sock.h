@@ -5,6 +5,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 #include <sys/socket.h>
 #include <sys/types.h>
 
@@ -41,6 +42,12 @@ ERROR_MUST_CHECK struct error *sock_listen_tcp(const struct sock_address *addres
 // Who knocks next, non-blocking and close-on-exec. -> -1: nobody, or out of descriptors: then that one is hung up on, since a connection that waits
 // keeps a loop awake. One thread.
 int sock_accept(int listener);
+
+// One message of a SOCK_SEQPACKET socket, at once, with the descriptors that ride on it: close-on-exec, the caller's, at most fds_max of them
+// (up to SOCK_FDS_MAX). -> its whole length, which may be more than `size`; 0 the end; -1 and errno (EAGAIN nothing there), and no descriptors.
+// *ret_is_cut: there were more of them, which the kernel has closed.
+#define SOCK_FDS_MAX 16u
+ssize_t sock_receive(int fd, void *buffer, size_t size, int *fds, uint32_t fds_max, uint32_t *ret_fd_count, bool *ret_is_cut);
 
 // Process and user at the other end of a connected Unix socket. -> false: not a Unix socket.
 bool sock_peer(int fd, pid_t *ret_pid, uid_t *ret_uid);

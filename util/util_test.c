@@ -618,6 +618,65 @@ static void test_loop_timers_fire_in_order(void **state)
 	loop_deinit(&loop);
 }
 
+static void send_with_descriptors(int fd, size_t len, uint32_t count)
+{
+	union {
+		struct cmsghdr head;
+		uint8_t bytes[CMSG_SPACE(8 * sizeof(int))];
+	} control = { .head = { CMSG_LEN(count * sizeof(int)), SOL_SOCKET, SCM_RIGHTS } };
+	static uint8_t bytes[64];
+	struct iovec part = { bytes, len };
+	struct msghdr message = { .msg_iov = &part, .msg_iovlen = 1 };
+
+	if (count) {
+		message.msg_control = &control;
+		message.msg_controllen = CMSG_SPACE(count * sizeof(int));
+	}
+	for (uint32_t i = 0; i < count; i++)
+		memcpy(CMSG_DATA(&control.head) + i * sizeof(int), &fd, sizeof(int));
+	assert_int_equal(sendmsg(fd, &message, 0), len);
+}
+
+static int lowest_free_descriptor(void)
+{
+	int fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+
+	close(fd);
+	return fd;
+}
+
+static void test_received_descriptors_are_bounded(void **state)
+{
+	int ends[2], fds[3];
+	uint8_t buffer[16];
+	uint32_t count = 9;
+	bool is_cut = true;
+
+	(void)state;
+	assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends), 0);
+	assert_int_equal(sock_receive(ends[1], buffer, sizeof(buffer), fds, 3, &count, &is_cut), -1);
+	assert_int_equal(errno, EAGAIN);
+	assert_int_equal(count, 0);
+	// More than asked for, an odd number of them, in a message that is too long: nothing stays open but what we have.
+	int free_before = lowest_free_descriptor();
+	send_with_descriptors(ends[0], 17, 4);
+	assert_int_equal(sock_receive(ends[1], buffer, sizeof(buffer), fds, 3, &count, &is_cut), 17);
+	assert_int_equal(count, 3);
+	assert_true(is_cut);
+	for (uint32_t i = 0; i < count; i++) {
+		assert_int_equal(fcntl(fds[i], F_GETFD), FD_CLOEXEC);
+		close(fds[i]);
+	}
+	assert_int_equal(lowest_free_descriptor(), free_before);
+	send_with_descriptors(ends[0], 5, 0);
+	assert_int_equal(sock_receive(ends[1], buffer, sizeof(buffer), fds, 3, &count, &is_cut), 5);
+	assert_int_equal(count, 0);
+	assert_false(is_cut);
+	close(ends[0]);
+	assert_int_equal(sock_receive(ends[1], buffer, sizeof(buffer), fds, 3, &count, &is_cut), 0);
+	close(ends[1]);
+}
+
 static void test_errors(void **state)
 {
 	struct error *error = error_prefix(error_create(7, "%s", "inner"), "outer %d", 1);
@@ -655,6 +714,7 @@ int main(void)
 		cmocka_unit_test(test_addresses),
 		cmocka_unit_test(test_unix_sockets),
 		cmocka_unit_test(test_no_descriptor_for_who_knocks),
+		cmocka_unit_test(test_received_descriptors_are_bounded),
 		cmocka_unit_test(test_tcp_default_is_loopback),
 		cmocka_unit_test(test_buf_is_bounded),
 		cmocka_unit_test(test_buf_against_a_plain_copy),
