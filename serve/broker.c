@@ -850,8 +850,3 @@ void broker_destroy(struct broker *b)
 	ram_deinit(&b->ram);
 	free(b);
 }
-
-bool broker_was_up(const struct broker *b)
-{
-	return b->was_up;
-}

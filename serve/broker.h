@@ -41,7 +41,4 @@ void broker_destroy(struct broker *broker);
 #define BROKER_LINGER_MS 3000u // a debugger that reads takes microseconds a line; a stopped one must not hold up the VM's end
 ERROR_MUST_CHECK struct error *broker_linger(struct broker *broker);
 
-// Was the VMM side ever there?
-bool broker_was_up(const struct broker *broker);
-
 #endif
