@@ -14,17 +14,30 @@
 struct command {
 	const char *name, *arguments, *does;
 	int (*fn)(int argc, char **argv);
+	const char *options; // a line for each, NULL = none that need one
 };
+
+#define OPTIONS_OF_BOTH \
+	"  --tcp ADDR:PORT            KDCOM on TCP, too, for WinDbg; a PORT alone: for this machine only\n" \
+	"  --no-ram                   leave every answer to the guest; nothing is read from the VM's RAM\n" \
+	"  --check-ram                the same, and hold the answers against RAM: differences on stderr and in `vmkd list`\n"
+#define OPTIONS_OF_RUN \
+	"  --link hook|debugcon       how guest and host meet; without it: the hook for KVM, else debugcon\n" \
+	OPTIONS_OF_BOTH \
+	"  --private-ram              hook: leave the VM's RAM private to QEMU instead of in a shared memfd; it is read more slowly\n" \
+	"  --pause-when-silent[=MS]   debugcon: pause the VM while its guest is stopped and was asked nothing for MS (500)"
+#define OPTIONS_OF_SERVE OPTIONS_OF_BOTH "NAME is what `vmkd run` was given, or VMKD_NAME in the environment of the VM."
 
 static const struct command commands[] = {
 	{ "run", "[--link hook|debugcon] [--tcp ADDR:PORT] [--no-ram|--check-ram] [--private-ram] [--pause-when-silent[=MS]] NAME -- qemu-system-x86_64 ARGS...",
-	  "start a VM with the link in place and serve it until it ends", cli_run },
-	{ "serve", "NAME [--tcp ADDR:PORT] [--no-ram|--check-ram]", "serve a VM that was started with the library preloaded, or whose `vmkd run` died", cli_serve },
-	{ "list", "[--json]", "the VMs: name, pid, link, state, clients", cli_list },
+	  "start a VM with the link in place and serve it until it ends", cli_run, OPTIONS_OF_RUN },
+	{ "serve", "NAME [--tcp ADDR:PORT] [--no-ram|--check-ram]",
+	  "serve a VM that was started with the library preloaded, or whose `vmkd run` died", cli_serve, OPTIONS_OF_SERVE },
+	{ "list", "[--json]", "the VMs: name, pid, link, state, clients", cli_list, NULL },
 #ifdef VMKD_HAS_CONSOLE
-	{ "kd", "TARGET [-c COMMANDS]", "the console; TARGET is vm:NAME, unix:PATH, tcp:HOST:PORT or serial:DEVICE", console_main },
+	{ "kd", "TARGET [-c COMMANDS] ...", "the console; TARGET is vm:NAME, unix:PATH, tcp:HOST:PORT or serial:DEVICE; `vmkd kd --help` has the options", console_main, NULL },
 #endif
-	{ "stats", "NAME [--json]", "counters since the start", cli_stats },
+	{ "stats", "NAME [--json]", "counters since the start", cli_stats, NULL },
 };
 #define COMMAND_COUNT (sizeof(commands) / sizeof(commands[0]))
 
@@ -66,6 +79,8 @@ static bool asks_for_help(const char *word)
 static int help_for(const struct command *command)
 {
 	printf("usage: vmkd %s %s\n       %s\n", command->name, command->arguments, command->does);
+	if (command->options)
+		puts(command->options);
 	return 0;
 }
 
@@ -90,7 +105,7 @@ int main(int argc, char **argv)
 			fputs("vmkd: a command is missing; `vmkd help` lists them\n", stderr);
 		return CLI_USAGE_STATUS;
 	}
-	if (argc == 3 && asks_for_help(argv[2]) && strcmp(command->name, "kd") != 0) // which has more to say
+	if (argc > 2 && asks_for_help(argv[2]) && strcmp(command->name, "kd") != 0) // which has more to say
 		return help_for(command);
 	return command->fn(argc - 1, argv + 1);
 }

@@ -8,6 +8,7 @@
 import fcntl
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -152,6 +153,11 @@ def usage():
         refused(f.run("stats", "a", "b"), 2, "b")
         status, text = f.run("help")
         expect(status == 0 and "vmkd serve" in text, text)
+        for command in ("run", "serve"):
+            status, text = f.run(command, "--help")
+            usage_line, *lines = text.splitlines()
+            for option in re.findall(r"--[a-z-]+", usage_line):
+                expect(status == 0 and any(line.startswith(f"  {option}") for line in lines), f"{command} --help: nothing about {option}")
         status, text = f.run("--version")
         expect(status == 0 and text.startswith("vmkd "), text)
 
