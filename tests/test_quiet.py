@@ -20,7 +20,7 @@ from pathlib import Path
 
 from kdclient import KdClient, KdError, Stop, Symbols
 from report import Report
-from vm import GUARD_S, Hang, Vm, kvm, wait_for
+from vm import GUARD_S, RAM, Hang, Vm, kvm, wait_for
 
 REPORT = Report()
 KVM, KVM_REMARK = kvm()
@@ -30,6 +30,7 @@ BOTH = list(LINKS)
 WATCH_S = 3.0
 # QEMU's CPU time while every vCPU sleeps is a few percent of one core on the slowest machine; one vCPU that spins takes all of one.
 ASLEEP = 0.2
+COUNTERS = {"hook": "port_calls", "debugcon": "doorbells"}  # of calls
 PAUSE_MS = 100
 
 
@@ -97,7 +98,7 @@ def cpu_share(pid):
 
 @test("a running guest that says nothing makes no calls: 4 CPUs, clock at 1000 Hz", BOTH)
 def idle_guest(link):
-    counter = {"hook": "port_calls", "debugcon": "doorbells"}[link]
+    counter = COUNTERS[link]
     with vm_of(link, "--cpus", 4, "--hz", 1000) as vm, client_of(vm) as kd:
         up(vm, kd)
         kd.resume()
@@ -110,6 +111,27 @@ def idle_guest(link):
         expect(made <= 2 * seconds, f"{made} {counter} in {seconds:.1f} s")
         kd.break_in()  # and the guest was alive all the time
         expect(kd.version().protocol == 6, "no answer")
+
+
+@test("a request costs one call when the guest answers it, and none from RAM", BOTH)
+def one_call(link):
+    def calls(ask):
+        before = vm.stats()
+        for _ in range(50):
+            ask()
+        after = vm.stats()
+        # A call that QEMU's own needs have ended is made again.
+        return after[COUNTERS[link]] - before[COUNTERS[link]] - (after["retries"] - before["retries"])
+
+    with vm_of(link) as vm, client_of(vm) as kd:
+        up(vm, kd)
+        base = kd.version().kern_base
+        # The reply goes out with the call that waits for the next request.
+        made = calls(lambda: kd.read_msr(0x1B))
+        expect(made == 50, f"{made} calls for 50 requests that the guest answers")
+        if RAM != "no":
+            made = calls(lambda: kd.read_virtual(base, 4))
+            expect(made == (0 if RAM == "yes" else 50), f"{made} calls for 50 reads, RAM: {RAM}")
 
 
 # ---- while it is stopped ------------------------------------------------------------------------------------------------
