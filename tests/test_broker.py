@@ -23,7 +23,7 @@ from pathlib import Path
 
 from kdclient import KdClient, KdClosed, KdError, KdTimeout, Print, Stop, Symbols
 from report import Report
-from vm import BUILD, GUARD_S, Hang, Qmp, Vm, kvm, wait_for
+from vm import BUILD, GUARD_S, RAM, Hang, Qmp, Vm, kvm, wait_for
 
 REPORT = Report()
 VMKD = str(BUILD / "vmkd")
@@ -290,7 +290,8 @@ def life(link):
         stats = vm.stats()
         for name in ("port_calls", "packets_out", "packets_in", "bytes_out", "bytes_in", "answers_from_ram", "retries", "refused"):
             expect(isinstance(stats.get(name), int), f"no {name} in {stats}")
-        expect(stats["bytes_out"] > 1000 and stats["bytes_from_ram"] >= 3944 and stats["packets_in"] > 2 and stats["refused"] == 0, f"{stats}")
+        read = {"yes": "bytes_from_ram", "no": "bytes_out", "check": "ram_checked_bytes"}[RAM]
+        expect(stats["bytes_out"] > 1000 and stats[read] >= 3944 and stats["packets_in"] > 2 and stats["refused"] == 0, f"{stats}")
         status, text = vm.run("stats", vm.name)
         expect(status == 0 and "port_calls" in text, text)
 
