@@ -16,7 +16,7 @@ import rows_packets
 import rows_running
 import show
 from figures import Results
-from machines import BUILD, ROOT, VMKD, kvm
+from machines import BUILD, ROOT, kvm
 from vm import Hang
 
 # Rows that are measured together, in the order in which they are run.
@@ -40,19 +40,12 @@ class Bench:
     def __init__(self, quick, rows, kvm_kind):
         self.quick, self.rows, self.kvm = quick, rows, kvm_kind
         self.runs = 3 if quick else 7
-        self.help = subprocess.run([VMKD, "run", "--help"], capture_output=True, text=True).stdout
 
     def wants(self, *rows):
         return any(row in self.rows for row in rows)
 
     def say(self, text):
         print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
-
-    def knows_pause(self):
-        return "--pause-when-silent" in self.help
-
-    def knows_private(self):
-        return "--private-ram" in self.help
 
 
 def row_list(text):

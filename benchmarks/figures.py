@@ -88,7 +88,6 @@ class Line:
         self.row, self.what, self.config, self.value = row, what, config, value
         self.reference, self.ratio, self.aim, self.met = reference, ratio, aim, met
         self.kind, self.remark, self.shown, self.limit = kind, remark, shown, limit
-
         self.is_guests, self.is_worst = is_guests, is_worst
         if not shown and is_guests and kind in ("floor", "serial"):
             self.met = None  # a software KVM interprets the guest: its times are stated, its counts are judged

@@ -13,7 +13,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 from kdclient import KdClient, Stop  # noqa: E402
-from vm import BUILD, GUARD_S, VMKD, Vm, die_with_parent, kvm, wait_for  # noqa: E402,F401
+from vm import BUILD, GUARD_S, Vm, die_with_parent, kvm, wait_for  # noqa: E402,F401
 
 CLIENT = BUILD / "benchmarks" / "kdbench"
 ADDRESS = 0xFFFF800000200000  # the test kernel's direct map of RAM, at 2 MiB

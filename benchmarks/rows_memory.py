@@ -71,7 +71,7 @@ def measure_reads(bench, results):
     bench.say("process_vm_readv ...")
     bare_rows(bench, results, full)
     ways = [(f"{name} {link}", link, accelerator, (), shown) for name, accelerator, link, shown in configs(bench)]
-    if bench.kvm != "missing" and bench.knows_private():
+    if bench.kvm != "missing":
         ways.append(("KVM hook, private RAM", "hook", "kvm", ("--run", "--private-ram"), bench.kvm == "hardware"))
     for name, link, accelerator, options, shown in ways:
         bench.say(f"libvmkd's reads, {name} ...")

@@ -103,7 +103,7 @@ def measure_stopped(bench, results):
     seconds = 2 if bench.quick else 5
     for name, accelerator, link, _ in configs(bench):
         ways = [("9", f"{name} {link}", ())] if link == "hook" else [("10", f"{name} {link}", ())]
-        if link == "debugcon" and bench.knows_pause():
+        if link == "debugcon":
             ways.append(("10", f"{name} {link}, paused when silent", ("--run", "--pause-when-silent")))
         for row, title, options in ways:
             bench.say(f"broken in, {title} ...")
