@@ -261,7 +261,7 @@ def pause_and_resume():
         wait_for("the pause", lambda: not p.runs())
         pauses = p.vm.stats()["pauses"]
         expect(p.kd.read_virtual(base, 2) == b"MZ" and p.kd.version().kern_base == base, "memory")
-        expect(not p.runs() and p.vm.stats()["pauses"] == pauses, "the VM was resumed for what RAM could have answered")
+        expect(RAM != "yes" or (not p.runs() and p.vm.stats()["pauses"] == pauses), "the VM was resumed for what RAM could have answered")
         for number in range(1, 4):
             p.asks_guest()
             p.kd.resume()
