@@ -39,12 +39,12 @@ static pid_t start_process(int fd, int flags, uid_t user)
 	pid = fork();
 	assert_true(pid >= 0);
 	if (!pid) {
-		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
 		own = open(path, flags);
 		close(fd);
 		if (user && (setresgid(user, user, user) || setresuid(user, user, user) || prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)))
 			_exit(1);
+		prctl(PR_SET_PDEATHSIG, SIGKILL); // a change of users forgets it
 		if (own >= 0 && write(pipes[1], "", 1) == 1)
 			pause();
 		_exit(1);
