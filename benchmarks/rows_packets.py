@@ -4,6 +4,7 @@ from figures import beside_floor, beside_serial, rate, stated, total, us
 from machines import ADDRESS, CALLS, DEBUGCON, MARKS, FloorGuest, client, exports, test_kernel
 
 MIB = 1 << 20
+SILENT_MS = 50
 NOT_FROM_RAM = "the guest answered, not the broker"
 
 
@@ -117,3 +118,7 @@ def measure(bench, results):
             guest_rows(bench, results, title, machine, serial, serial_size, sizes[:1] if slow else sizes, way_floor(bench, accelerator), shown)
         if bench.wants(2, 3):
             ram_rows(bench, results, title, Machine(title, link, accelerator, rounds, sizes, bench), serial, serial_size, sizes, lone, shown)
+            if link == "debugcon":  # a guest that waits by debugcon spins, on one of the host's processors
+                title += ", paused"
+                machine = Machine(title, link, accelerator, rounds, sizes, bench, f"--pause-when-silent={SILENT_MS}")
+                ram_rows(bench, results, title, machine, serial, serial_size, sizes, lone, shown)
