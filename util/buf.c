@@ -29,11 +29,12 @@ uint8_t *buf_reserve(struct buf *b, size_t len)
 {
 	if (len > b->max || b->len > b->max - len)
 		return NULL;
-	if (b->start && b->start + b->len + len > b->cap) {
+	// Moved only when as much was consumed as is left: each byte is moved once at most on average, also in a buffer that stays full.
+	if (b->start && b->start + b->len + len > b->cap && b->start >= b->len) {
 		memmove(b->bytes, b->bytes + b->start, b->len);
 		b->start = 0;
 	}
-	if (b->start + b->len + len > b->cap && !grow(b, b->len + len))
+	if (b->start + b->len + len > b->cap && !grow(b, b->start + b->len + len))
 		return NULL;
 	return b->bytes + b->start + b->len;
 }

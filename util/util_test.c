@@ -239,6 +239,30 @@ static void test_tcp_default_is_loopback(void **state)
 	ok(sock_connect_tcp(&a, SOCK_NONBLOCK, &other));
 }
 
+// A history that stays full: what is put at the end must not move everything that is there each time.
+static void test_a_full_buf_moves_seldom(void **state)
+{
+	const uint8_t *before;
+	unsigned moves = 0;
+	struct buf b;
+
+	(void)state;
+	buf_init(&b, 1024);
+	for (unsigned i = 0; i < 1024; i++)
+		assert_true(buf_put(&b, &(uint8_t){ (uint8_t)i }, 1));
+	for (unsigned i = 1024; i < 1024 + 8192; i++) {
+		buf_consume(&b, 1);
+		before = buf_data(&b) - 1;
+		assert_true(buf_put(&b, &(uint8_t){ (uint8_t)i }, 1));
+		moves += buf_data(&b) != before + 1;
+		assert_int_equal(buf_data(&b)[0], (uint8_t)(i - 1023));
+		assert_int_equal(buf_data(&b)[1023], (uint8_t)i);
+	}
+	assert_true(moves <= 9); // the first one gives it the room
+	assert_true(b.cap <= 4096);
+	buf_deinit(&b);
+}
+
 static void test_buf_is_bounded(void **state)
 {
 	struct buf b;
@@ -717,6 +741,7 @@ int main(void)
 		cmocka_unit_test(test_received_descriptors_are_bounded),
 		cmocka_unit_test(test_tcp_default_is_loopback),
 		cmocka_unit_test(test_buf_is_bounded),
+		cmocka_unit_test(test_a_full_buf_moves_seldom),
 		cmocka_unit_test(test_buf_against_a_plain_copy),
 		cmocka_unit_test(test_polling_begins_with_none),
 		cmocka_unit_test(test_polling_grows_with_short_gaps_only),
