@@ -8,7 +8,6 @@
 #include <string.h>
 #include <strings.h>
 #include <sys/stat.h>
-#include <termios.h>
 #include <unistd.h>
 
 #define HISTORY_MAX 1000
@@ -23,8 +22,6 @@ struct line {
 	const char *prompt;
 	bool is_output_open; // output has begun: the prompt is off the screen
 	bool is_fresh_needed;
-	bool has_terminal;       // `terminal` is what it was before us
-	struct termios terminal;
 	enum line_outcome ended; // why the last read ended without a character
 	struct vmkd_error *error;
 	char kept[1024]; // typed before an event took the line away
@@ -103,6 +100,10 @@ static bool wait_for_key(struct line *line)
 	}
 }
 
+// libedit shows the prompt before it makes the terminal raw. A Ctrl-D in between is the line discipline's end of file, which Linux turns into a NUL
+// when the mode changes: the user's wish to leave. Nobody types a NUL (Ctrl-@) here.
+#define CTRL_D 4
+
 static int get_char(EditLine *edit, wchar_t *ret)
 {
 	struct line *line;
@@ -116,7 +117,7 @@ static int get_char(EditLine *edit, wchar_t *ret)
 		line->ended = LINE_END;
 		return 0;
 	}
-	*ret = (unsigned char)byte;
+	*ret = byte ? (unsigned char)byte : CTRL_D;
 	return 1;
 }
 
@@ -297,20 +298,6 @@ static void load_history(struct line *line)
 		history(line->history, &event, H_LOAD, line->history_path);
 }
 
-// libedit shows the prompt before it makes the terminal raw. A Ctrl-D in between would be the terminal's end of file, which becomes a NUL when
-// the mode changes: the user's wish to leave is lost. So the terminal is told to treat it as any other key.
-static void keep_end_key(struct line *line)
-{
-	struct termios changed;
-
-	line->has_terminal = tcgetattr(STDIN_FILENO, &line->terminal) == 0;
-	if (!line->has_terminal)
-		return;
-	changed = line->terminal;
-	changed.c_cc[VEOF] = _POSIX_VDISABLE;
-	tcsetattr(STDIN_FILENO, TCSANOW, &changed);
-}
-
 struct line *line_create(struct console *console)
 {
 	struct line *line = calloc(1, sizeof(*line));
@@ -319,7 +306,6 @@ struct line *line_create(struct console *console)
 		return NULL;
 	line->console = console;
 	line->prompt = "";
-	keep_end_key(line);
 	line->history = history_init();
 	line->edit = el_init("vmkd", stdin, stdout, stderr);
 	if (!line->history || !line->edit) {
@@ -351,7 +337,5 @@ void line_destroy(struct line *line)
 		history_end(line->history);
 	if (line->edit)
 		el_end(line->edit);
-	if (line->has_terminal)
-		tcsetattr(STDIN_FILENO, TCSANOW, &line->terminal);
 	free(line);
 }
