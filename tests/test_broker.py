@@ -736,8 +736,17 @@ class Plain:
         return self
 
     def __exit__(self, *_):
+        # Not by SIGTERM: stock QEMU 7.2 can wait for ever in monitor_cleanup when it is told to end while a QMP command is on its way (seen).
+        for pid in self.children():
+            os.kill(int(pid), signal.SIGKILL)
         self.process.terminate()
-        self.process.communicate()
+        self.process.communicate(timeout=GUARD_S)
+
+    def children(self):
+        try:
+            return Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        except FileNotFoundError:
+            return []
 
     def qmp(self):
         """A monitor, or None: the VM has ended."""
@@ -746,7 +755,7 @@ class Plain:
 
     def ram(self):
         """Names of the mappings of the VM that have the RAM's size."""
-        pid = wait_for("the VM's pid", lambda: next(iter(Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()), 0))
+        pid = wait_for("the VM's pid", lambda: next(iter(self.children()), 0))
         self.qmp().close()
         names = []
         for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
