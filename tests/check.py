@@ -64,8 +64,8 @@ def stages(long):
               make("O=build/asan", "CC=clang", "SAN=address,undefined", "host", "tests"), slots=2, guard=1800),
         Stage("docs", "docs/portcall.md and the README say what the sources say", ["tools/check-docs"], built),
         Stage("pe", "imports, exports, sections, relocations of both kdvmkd.dll", ["tests/pe.sh"], built),
-        Stage("unit", "unit tests, gcc", python("tests/units.py", "build"), built),
-        Stage("unit-clang", "unit tests, clang", python("tests/units.py", "build/clang"), ("build-clang",)),
+        Stage("unit", "unit tests, gcc", python("tests/units.py", "build"), built, slots=2),  # its KVM guests share the host with nobody
+        Stage("unit-clang", "unit tests, clang", python("tests/units.py", "build/clang"), ("build-clang",), slots=2),
         Stage("unit-asan", "unit tests, sanitizers", python("tests/units.py", "build/asan", "SAN=address,undefined"), ("build-asan",)),
         Stage("wire-m32", "wire/ as a 32-bit Linux program", python("tests/wire_m32.py"), built),
         Stage("fuzz", "libFuzzer targets from their seeds", python("tests/fuzzers.py", *fuzz_args), built, slots=2,

@@ -690,8 +690,10 @@ static void last_words_wait_for_a_slow_broker(void **state)
 	}
 	assert_int_equal(code, CODE_NOBODY);
 	set_reset_state();
-	while (broker_read(&b) != LINK_UNREGISTERED)
+	while (broker_read(&b) != LINK_UNREGISTERED) {
+		assert_int_not_equal(b.head.type, 0);
 		read += b.head.type == LINK_PACKET;
+	}
 	assert_int_equal(read, words);
 	end_broker(&b);
 }
