@@ -23,7 +23,7 @@ class Machine:
             self.runs = client("packets", vm.kd_socket(), f"{ADDRESS:x}", f"{mailbox:x}", bench.runs, rounds, *sizes)
             if link != "serial":
                 self.from_ram = vm.stats()["answers_from_ram"] - before >= bench.runs * rounds
-                self.library = client("kd", f"unix:{vm.kd_socket()}", f"{ADDRESS:x}", bench.runs, rounds, sizes[0])
+                self.libvmkd = client("kd", f"unix:{vm.kd_socket()}", f"{ADDRESS:x}", bench.runs, rounds, sizes[0])
         self.config = config
 
     def us(self, metric, name):
@@ -67,7 +67,7 @@ def guest_rows(bench, results, name, machine, serial, serial_size, sizes, way, s
     what = "4-byte read, the guest answers"
     results.add(beside_floor("1", what, name, value, floor, 1.25, shown=shown),
                 beside_floor("1", what + ", ACK at once", name, machine.us("read4ack", "4-byte read, ACK at once"), floor, shown=shown),
-                beside_floor("1", what + ", through libvmkd", name, us("4-byte read, libvmkd", machine.library["read4"]), floor, shown=shown),
+                beside_floor("1", what + ", through libvmkd", name, us("4-byte read, libvmkd", machine.libvmkd["read4"]), floor, shown=shown),
                 beside_serial("1", what, name, value, serial.us("read4", "4-byte read, serial"), shown=shown))
     slow = serial.kbs(serial_size, name=f"{label(serial_size)} read, serial")
     for size in sizes:
@@ -85,7 +85,7 @@ def ram_rows(bench, results, name, machine, serial, serial_size, sizes, alone, s
              beside_floor("2", what, name, value, alone, shown=shown),
              beside_floor("2", what + ", ACK at once", name, machine.us("read4ack", "4-byte read, ACK at once"),
                           machine.us("echo", "bare echo beside the VM"), shown=shown),
-             beside_floor("2", what + ", through libvmkd", name, us("4-byte read, libvmkd", machine.library["read4"]),
+             beside_floor("2", what + ", through libvmkd", name, us("4-byte read, libvmkd", machine.libvmkd["read4"]),
                           machine.us("echo", "bare echo beside the VM"), shown=shown),
              beside_serial("2", what, name, value, serial.us("read4", "4-byte read, serial"), shown=shown)]
     slow = serial.kbs(serial_size, name=f"{label(serial_size)} read, serial")
