@@ -52,8 +52,10 @@ static int read_message(struct broker *b, int fds[LINK_MEMORY_FILES_MAX])
 		.msg_iov = &part, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control),
 	};
 	ssize_t len = recvmsg(b->fd, &message, MSG_CMSG_CLOEXEC);
-	if (len <= 0)
+	if (len <= 0) {
+		b->head = (struct link_head){ 0 }; // no type: loops that wait for one end here
 		return -1;
+	}
 	assert_true((size_t)len >= sizeof(b->head));
 	assert_false(message.msg_flags & MSG_CTRUNC);
 	memcpy(&b->head, bytes, sizeof(b->head));
@@ -133,7 +135,7 @@ struct link_stats broker_stats(struct broker *b)
 	struct link_stats stats;
 	broker_send(b, (struct link_head){ .type = LINK_STATS_GET }, NULL);
 	while (broker_read(b) != LINK_STATS)
-		;
+		assert_int_not_equal(b->head.type, 0);
 	memcpy(&stats, b->body, sizeof(stats));
 	return stats;
 }
@@ -162,6 +164,7 @@ pid_t broker_spawn(void)
 	if (pid == 0) {
 		struct broker b;
 		(void)broker_attach(&b);
+		(void)broker_stats(&b); // its answer says that the library has read LINK_ATTACH
 		(void)!write(fds[1], "", 1);
 		for (;;)
 			pause();
