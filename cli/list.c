@@ -7,8 +7,8 @@
 #include <string.h>
 
 #include "cli/cli.h"
-#include "serve/ctl.h"
 #include "serve/vmdir.h"
+#include "util/ask.h"
 
 // ---- list -----------------------------------------------------------------------------------------------
 
@@ -42,7 +42,7 @@ static cJSON *entry_without_answer(const char *name, const struct error *error)
 static void add_entry(void *arg, const char *name)
 {
 	cJSON *entry = NULL;
-	struct error *error = ctl_ask(name, "status", &entry);
+	struct error *error = ask_broker(name, ask_command("status"), &entry, NULL);
 
 	if (error)
 		entry = entry_without_answer(name, error);
@@ -152,7 +152,7 @@ static struct error *ask_stats(const char *name, cJSON **ret)
 			return error_create(ENOENT, "nobody serves the VM %s (pid %d): start a broker with `vmkd serve %s`", name, pid, name);
 		return error_create(ENOENT, "there is no VM named %s; `vmkd list` shows those there are", name);
 	}
-	return ctl_ask(name, "stats", ret);
+	return ask_broker(name, ask_command("stats"), ret, NULL);
 }
 
 int cli_stats(int argc, char **argv)

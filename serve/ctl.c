@@ -2,21 +2,17 @@
 #include "serve/ctl.h"
 
 #include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/time.h>
 #include <unistd.h>
 
 #include "util/buf.h"
-#include "util/cleanup.h"
 #include "util/rundir.h"
 #include "util/sock.h"
 
 // A broker that is stopped, or a link that does not answer, must not hold up `vmkd stats`.
 #define REFRESH_MS 500u
-#define ASK_TIMEOUT_S 2
 #define ANSWER_MAX (256u * 1024u)
 
 struct ctl_client {
@@ -269,72 +265,4 @@ void ctl_destroy(struct ctl *ctl)
 		unlink(ctl->path);
 	}
 	free(ctl);
-}
-
-// ---- The other end ----------------------------------------------------------------------------------------
-
-static struct error *no_answer(const char *vm_name, int code)
-{
-	if (code == EAGAIN)
-		return error_create(ETIMEDOUT, "the broker of %s does not answer (is it stopped?)", vm_name);
-	return error_create(EPROTO, "the broker of %s hung up: %s", vm_name, code ? strerror(code) : "end of stream");
-}
-
-static struct error *read_line(int fd, const char *vm_name, struct buf *in)
-{
-	while (!in->len || buf_data(in)[in->len - 1] != '\n') {
-		uint8_t *room = buf_reserve(in, 4096);
-		ssize_t len;
-
-		if (!room)
-			return error_create(EPROTO, "the broker of %s sent an answer without end", vm_name);
-		len = recv(fd, room, 4096, 0);
-		if (len <= 0)
-			return no_answer(vm_name, len < 0 ? errno : 0);
-		buf_commit(in, (size_t)len);
-	}
-	return NULL;
-}
-
-static struct error *read_answer(int fd, const char *vm_name, cJSON **ret)
-{
-	struct error *error;
-	const char *text;
-	struct buf in;
-	cJSON *json;
-
-	buf_init(&in, ANSWER_MAX);
-	error = read_line(fd, vm_name, &in);
-	json = error ? NULL : cJSON_ParseWithLength((const char *)buf_data(&in), in.len);
-	buf_deinit(&in);
-	if (error)
-		return error;
-	text = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(json, "error"));
-	if (!cJSON_IsObject(json))
-		error = error_create(EPROTO, "the broker of %s sent something that is not JSON (another version of vmkd?)", vm_name);
-	else if (text)
-		error = error_create(EIO, "the broker of %s says: %s", vm_name, text);
-	if (error)
-		cJSON_Delete(json);
-	else
-		*ret = json;
-	return error;
-}
-
-struct error *ctl_ask(const char *vm_name, const char *cmd, cJSON **ret)
-{
-	struct timeval timeout = { .tv_sec = ASK_TIMEOUT_S };
-	char path[RUNDIR_PATH_MAX], line[64];
-	int fd CLEANUP_CLOSE = -1, len;
-	struct error *error = rundir_path(vm_name, "ctl.sock", path);
-
-	if (!error)
-		error = sock_connect_unix(path, SOCK_STREAM, 0, &fd);
-	if (error)
-		return error;
-	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof(timeout));
-	len = snprintf(line, sizeof(line), "{\"cmd\":\"%s\"}\n", cmd);
-	if (send(fd, line, (size_t)len, MSG_NOSIGNAL) != len)
-		return no_answer(vm_name, errno);
-	return read_answer(fd, vm_name, ret);
 }

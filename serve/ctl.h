@@ -2,7 +2,7 @@
 // The broker's control socket: one JSON object a line in, one a line out. {"cmd":"status"} and {"cmd":"stats"}.
 // Failures answer {"error":"..."}; a line beyond CTL_LINE_MAX, or a peer of another user, ends the connection.
 //
-// Rules: one thread, on the broker's loop. Input is hostile.
+// Rules: one thread, on the broker's loop. Input is hostile. The other end is util/ask.h.
 #ifndef SERVE_CTL_H
 #define SERVE_CTL_H
 
@@ -35,10 +35,5 @@ enum ctl_command { CTL_STATUS, CTL_STATS, CTL_BAD };
 
 // One request without its newline, `len` bytes of anything. CTL_BAD: *ret_error says why (a constant).
 enum ctl_command ctl_parse(const char *line, size_t len, const char **ret_error);
-
-// ---- The other end -----------------------------------------------------------------------------------------
-// Ask the broker of `vm_name`, blocking at most 2 s. -> NULL and *ret (cJSON_Delete), or an error: ENOENT no such VM or no
-// broker, ETIMEDOUT a broker that does not answer, EPROTO an answer that is none, EIO the broker's own error text.
-ERROR_MUST_CHECK struct error *ctl_ask(const char *vm_name, const char *cmd, cJSON **ret);
 
 #endif

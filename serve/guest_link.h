@@ -47,6 +47,9 @@ struct guest_link_ops {
 	// Take no more from the guest for now (or again): the debugger is behind. The guest's DbgPrint then waits, as it does for a debugger
 	// on a wire, for as long as both ends put up with it. A wait and what rides on it is never held back.
 	void (*hold)(struct guest_link *link, bool is_held);
+	// --absent: without a client the kernel shall not see a debugger. False: as if no broker were there (the VMM side is not attached to, the guest told
+	// NOBODY); true, as it is at first: attach, as a broker that has just come. NULL: this link cannot.
+	void (*set_present)(struct guest_link *link, bool is_present);
 	void (*ask_stats)(struct guest_link *link); // -> events.stats, soon, if the link is up
 	void (*destroy)(struct guest_link *link);
 };

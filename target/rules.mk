@@ -4,11 +4,12 @@ TARGET_SRC := target/error.c target/url.c target/connect.c target/stream.c targe
               target/target.c target/registers.c target/memory.c target/ram.c target/bptable.c target/run.c target/modules.c \
               $(MEMORY_SRC)
 TARGET_WIRE := wire/kdcom.c wire/kdapi.c wire/kddata.c wire/kdregs.c
-TARGET_UTIL := util/error.c util/rundir.c util/sock.c
+TARGET_UTIL := util/error.c util/ask.c util/buf.c util/rundir.c util/sock.c
+TARGET_LIBS := -lcjson
 
-$(call host_library,libvmkd.so,$(TARGET_SRC) $(TARGET_WIRE) $(TARGET_UTIL),,target/libvmkd.map)
-$(call unit_test,target_test,target/target_test.c target/peer_test.c $(TARGET_SRC) $(TARGET_WIRE) $(TARGET_UTIL),-lcmocka)
-$(call fuzz_target,target_fuzz,target/target_fuzz.c $(TARGET_SRC) $(TARGET_WIRE) $(TARGET_UTIL),)
+$(call host_library,libvmkd.so,$(TARGET_SRC) $(TARGET_WIRE) $(TARGET_UTIL),$(TARGET_LIBS),target/libvmkd.map)
+$(call unit_test,target_test,target/target_test.c target/peer_test.c $(TARGET_SRC) $(TARGET_WIRE) $(TARGET_UTIL),-lcmocka $(TARGET_LIBS))
+$(call fuzz_target,target_fuzz,target/target_fuzz.c $(TARGET_SRC) $(TARGET_WIRE) $(TARGET_UTIL),$(TARGET_LIBS))
 $(call unit_test,bptable_test,target/bptable_test.c target/bptable.c,-lcmocka)
-$(call unit_test,target_ram_test,target/ram_test.c target/peer_test.c $(TARGET_SRC) $(TARGET_WIRE) $(TARGET_UTIL),-lcmocka)
-$(call fuzz_target,target_ram_fuzz,target/ram_fuzz.c $(TARGET_SRC) $(TARGET_WIRE) $(TARGET_UTIL),)
+$(call unit_test,target_ram_test,target/ram_test.c target/peer_test.c $(TARGET_SRC) $(TARGET_WIRE) $(TARGET_UTIL),-lcmocka $(TARGET_LIBS))
+$(call fuzz_target,target_ram_fuzz,target/ram_fuzz.c $(TARGET_SRC) $(TARGET_WIRE) $(TARGET_UTIL),$(TARGET_LIBS))

@@ -13,7 +13,7 @@ ATTACH, DELIVER, STATS_GET = 32, 33, 36
 F_WAITS, F_NESTED = 1, 8
 REMOTE = 0xFFFFFFFF
 HEAD = struct.Struct("<HHIIHHHHIII4Q")
-LINK_VERSION = 2
+LINK_VERSION = 3
 LONG_MODE = (0x80000011, 0x1000, 0x20, 0xD00)
 UNSUCCESSFUL = 0xC0000001
 RAM_SIZE = 1 << 20
@@ -95,7 +95,7 @@ class FakeVmm:
         self.peer.sendmsg([head, body], rights)
 
     def greet(self):
-        guest = struct.pack("<IIIIQQ", 0x10000, 0, 0x8664, 8, BASE, 0)
+        guest = struct.pack("<IIIIQQII", 0x10000, 0, 0x8664, 8, BASE, 0, 0, 0)
         self.send(HELLO, struct.pack("<IIII", LINK_VERSION, os.getpid(), 1, 0) + guest +
                   self.name.encode().ljust(64, b"\0") + bytes(8))
         self.is_greeted.set()

@@ -12,7 +12,7 @@
 
 #include "wire/portcall.h"
 
-#define LINK_VERSION 2u
+#define LINK_VERSION 3u
 #define LINK_BODY_MAX RECORD_BODY_MAX
 #define LINK_NAME_MAX 64u // VM name with its NUL; [A-Za-z0-9._-], not starting with '.' or '-'
 
@@ -71,6 +71,13 @@ struct link_head {
 };
 WIRE_ASSERT_SIZE(struct link_head, 64);
 
+// Whose packets these are.
+enum link_dialect {
+	LINK_DIALECT_VMKD = 0,      // kdvmkd.dll: the port call, the shared area
+	LINK_DIALECT_VIRTUALKD = 1, // kdbazis, kdvbox: the VirtualBox leg of VirtualKD (hook only); arch 0 until known, page_count 0
+	LINK_DIALECT_KDCOM = 2,     // a stock target on a byte stream (vmkd serve --from); version, features, page_count, head_gpa 0
+};
+
 struct link_guest {
 	uint32_t version;  // AREA_VERSION of the guest
 	uint32_t features; // accepted AREA_FEATURE_*
@@ -78,8 +85,10 @@ struct link_guest {
 	uint32_t page_count;
 	uint64_t module_base;
 	uint64_t head_gpa;
+	uint32_t dialect;  // enum link_dialect
+	uint32_t state;    // GUEST_* of area_head.guest_state when this message was made; 0 for other dialects
 };
-WIRE_ASSERT_SIZE(struct link_guest, 32);
+WIRE_ASSERT_SIZE(struct link_guest, 40);
 
 struct link_hello {
 	uint32_t version;       // LINK_VERSION
@@ -92,7 +101,7 @@ struct link_hello {
 	uint32_t refused_version;
 	uint32_t reserved;
 };
-WIRE_ASSERT_SIZE(struct link_hello, 120);
+WIRE_ASSERT_SIZE(struct link_hello, 128);
 
 // One piece of guest RAM: of writable memory slots only (hook), or of what QEMU's memory tree calls ram (debugcon). ROM, MMIO and SMRAM are in none.
 #define LINK_MEMORY_REMOTE 0xFFFFFFFFu
