@@ -14,15 +14,17 @@
 //   FILE       waits for type 11               the controller's answer
 //
 // Control. At most one client is the controller; the others observe. Who comes while control is free has it; so has the first observer
-// that does something which needs it while it is free. It is passed on by session_control_take and _give, and freed when its holder leaves.
+// that does something which needs it while it is free. It is passed on by session_control_take and _give; when its holder leaves, it goes to who asked for it first, or is free.
 //   the controller   everything
-//   an observer      reads (memory, registers, version) while the guest is stopped. Writes, breakpoints, SwitchProcessor, ports, crash and reboot fail at once with
-//                    KD_STATUS_ACCESS_DENIED (what has no reply is dropped), RestoreBreakPoint succeeds without effect: WinDbg restores 1 to 32
-//                    when it connects. Its break-in is told in one line that somebody else has control. Prompts are shown to it as prints, file requests not at all.
+//   an observer      reads (memory, registers, version) while the guest is stopped. The rest (serve/session_rights.h: writes, breakpoints, ports, ...) fails at
+//                    once with KD_STATUS_ACCESS_DENIED, what has no reply is dropped. SwitchProcessor, crash and reboot have none, and who sends them waits
+//                    for a state change: it is given the present one again, as a kernel does for a processor that is not there. RestoreBreakPoint
+//                    succeeds without effect: WinDbg restores 1 to 32 when it connects. A break-in is answered by one line that somebody else has control.
+//                    Prompts are shown as prints, file requests not at all.
 // What a client knows. KDCOM tells a debugger of a stop only when that waits for one, so every client is at a stop, or waits. Its Continue, Continue2 lets
 // the guest run only if it is the controller's and the stop it was told is the present one. Otherwise it is answered by the next stop, or at once when one
 // has happened since: module loads and unloads all of them in order, of the other stops the latest. While the guest runs, the reads of a client that believes in a
-// stop fail at once with KD_STATUS_UNSUCCESSFUL. Prints wait for a client that is at a stop until it goes on, as a stopped target prints nothing.
+// stop fail at once with KD_STATUS_UNSUCCESSFUL; so do changes of registers by a controller that was told another stop. Prints wait for a client that is at a stop until it goes on, as a stopped target prints nothing.
 // Without a controller the session continues module loads and refuses file requests by itself, observers or not; other stops wait for one.
 //
 // Breakpoint handles are virtual per client (serve/breakpoints.h). Those of a client that has left are taken out of the kernel by the session itself when
@@ -31,12 +33,15 @@
 // The state change, prompt or file request that the guest waits on is kept (`current`), so a client that comes, sends RESET or
 // RESEND gets it again without a word to the guest. One that comes is told the last lines of DbgPrint first.
 //
+// Another time of this guest. A record.seq at or below the last one's is a snapshot that was loaded: everything as after a reset. A guest that was
+// stopped, lost its registration and does not come back to its wait within SESSION_RETURN_MS runs in another time: so for it.
+//
 // What a kernel drops after 20 retries, since nobody listens (KD reference, section 1.9: prints, module loads, the first file request), is
 // treated so for a client, too: one that does not read delays a boot by 10 s, not for ever.
 //
-// Rules: one thread; ops must not call back into the session. Packets accepted from a client are executed exactly once, even if the client
+// Rules: one thread; ops must not call back into the session, but for session_history_before in own_request and own_reply. Packets accepted from a client are executed exactly once, even if the client
 // leaves; replies go to the client that asked or to nobody. Memory is bounded: SESSION_CLIENTS_MAX clients, SESSION_QUEUE_MAX bytes wait for each
-// slow one, then the oldest prints are dropped and counted. Bodies come from the guest or from a client and are never trusted to
+// slow one, then the oldest prints are dropped and counted, after them the oldest module loads. Bodies come from the guest or from a client and are never trusted to
 // be longer than body_len says.
 #ifndef SERVE_SESSION_H
 #define SERVE_SESSION_H
@@ -45,6 +50,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "serve/breakpoints.h"
 #include "util/buf.h"
 #include "wire/link.h"
 
@@ -65,6 +71,8 @@
 #define SESSION_GREETING_MS 100u
 // A request that the guest lost (it registered anew before taking it) is given to it so often.
 #define SESSION_REDELIVER_MAX 3u
+// A module that has to register anew in the midst of a wait does so in milliseconds, and sends its report again.
+#define SESSION_RETURN_MS 3000u
 
 enum session_state { SESSION_NO_GUEST, SESSION_RUNNING, SESSION_STOPPED, SESSION_PROMPT, SESSION_FILE };
 
@@ -104,17 +112,9 @@ struct session_counters {
 	uint64_t guest_refused;                // guest packets that cannot be
 	uint64_t breakins;                     // asked for by clients
 	uint64_t boots;                        // fresh starts of a guest
-};
-
-enum session_item_kind { ITEM_PRINT, ITEM_REPLY, ITEM_CURRENT, ITEM_NOTICE, ITEM_RESTART };
-
-// One packet that waits for the client. CURRENT and RESTART have no body: the packet is taken from `current`.
-struct session_item {
-	struct session_item *next;
-	enum session_item_kind kind;
-	uint16_t kd_type;
-	uint32_t body_len;
-	uint8_t body[];
+	uint64_t reverts;                      // snapshots that were loaded
+	uint64_t denied;                       // what needs control, from clients that do not have it
+	uint64_t events_dropped;               // module loads that a client at a stop will not hear of, for lack of room
 };
 
 struct session_packet {
@@ -131,38 +131,34 @@ struct session {
 	// the guest
 	bool is_registered;
 	bool has_boot;                 // a kernel was seen since the last reset
-	bool is_lost_announced;        // the guest said that it reboots, or a client asked for it
 	uint16_t guest_want;           // KD type it waits for this moment; 0 = it does not wait
-	bool is_breakin_sent;          // and neither taken nor cancelled
 	bool is_resend_sent;           // the state change was asked for
 	uint32_t last_seq;             // record.seq of the last packet; 0 = none
 	struct session_packet current; // what the guest waits on
+	uint32_t stop;                 // number of `current`, or of the last one: 1, 2, ...
+	bool is_announced;             // the clients were told of `current`
+	uint32_t farewell;             // the stop in which it said that it reboots, 0 = it did not
+	struct session_client *reboot_by; // who asked for a reboot, and needs not be told of it
+	bool is_wait_doubtful, is_doubt_timed; // it has lost its registration while it waited
+	uint64_t doubt_until_ms;
+	bool is_breakin_sent; // and neither taken nor cancelled
+	bool is_breakin_kept; // asked for while there was no guest
+	struct session_client *breakin_by; // NULL = it has left
 
 	// requests
-	struct session_packet pending; // accepted from a client, not delivered yet
-	uint32_t pending_owner;
-	bool is_current_answered; // `pending` lets the guest run: `current` is past for the client
-	struct session_packet asked; // delivered and not answered: kd_type 2
-	uint32_t asked_owner;
+	struct session_client *pending, **pending_end; // whose accepted requests wait for their turn
+	bool is_current_answered;     // one of them lets the guest run: `current` is past for the clients
+	struct session_packet asked;  // delivered and not answered: kd_type 2
+	struct session_client *asked_by; // NULL = it has left, or the broker itself
+	bool is_asked_own, is_asked_wanted; // the answer goes to ops.own_reply; to asked_by
 	uint32_t asked_tries;
+	struct session_packet own;    // ops.own_request's next, before the stop is announced; kd_type 0 = none
+	struct breakpoints breakpoints;
 
-	// the client
-	bool has_client;
-	bool is_breakin_kept;  // asked for while there was no guest
-	uint32_t client;       // generation: changes when a client comes, leaves or resynchronises
-	uint16_t expected;     // what ops.client_expect was told last
-	bool is_current_told;  // `current` was sent to this client, in this generation
-	bool is_deaf;          // it gave no ACK through all retries: like no client, until it says something
-	bool is_greeting_due;  // `current` waits for the client's RESET, or for SESSION_GREETING_MS
-	bool is_greeting_timed;
-	uint64_t greeting_at_ms;
-	bool is_in_flight;
-	enum session_item_kind in_flight_kind;
-	bool is_notice_open;   // the client was given a reboot notice and has not continued
-	bool is_notice_timed;
-	uint64_t notice_until_ms;
-	struct session_item *queue, **queue_end;
-	size_t queue_len; // bytes of bodies
+	struct session_client *clients; // in the order in which they came
+	uint32_t client_count;
+	struct session_client *controller; // NULL = control is free
+	uint32_t control_asked;            // times that somebody asked for it
 
 	struct buf history; // the last DbgPrint text
 	struct session_counters counters;
@@ -211,6 +207,8 @@ enum session_control {
 	SESSION_CONTROL_TAKEN, // it has control now, or had it
 	SESSION_CONTROL_HELD,  // somebody else has it, who was told that this one asks
 };
+// It has asked for control and has not got it.
+bool session_asks(const struct session_client *c);
 // NULL = control is free.
 struct session_client *session_controller(const struct session *s);
 // is_forced: from whoever has it; that one is told in one line. A client that takes control while the guest is stopped and waits for a stop is told the stop.
