@@ -592,6 +592,16 @@ static void current_set(struct session *s, uint16_t kd_type, uint16_t hdr_len, c
 	s->is_current_answered = false;
 }
 
+// Another kind of report came in place of the reply, if there is one.
+static void asked_is_lost(struct session *s)
+{
+	if (s->asked.kd_type && s->is_asked_own)
+		own_forget(s);
+	else if (s->asked.kd_type && kd_api_has_reply(get_le32(s->asked.body)))
+		asked_answered(s, NULL, 0);
+	packet_forget(&s->asked);
+}
+
 static void take_stop(struct session *s, uint16_t kd_type, uint16_t hdr_len, const uint8_t *body, uint32_t body_len)
 {
 	// The guest repeats its report because it lost a request, or came back to its wait before it was given one: the client waits for the answer, or
@@ -609,9 +619,7 @@ static void take_stop(struct session *s, uint16_t kd_type, uint16_t hdr_len, con
 	s->farewell = is_farewell(s) ? s->stop : 0;
 	s->reboot_by = NULL;
 	breakin_meets_stop(s);
-	if (s->asked.kd_type && kd_api_has_reply(get_le32(s->asked.body)))
-		asked_answered(s, NULL, 0); // a question of the guest's came in place of the reply
-	packet_forget(&s->asked);
+	asked_is_lost(s);
 	pending_keep(s, current_want(s));
 	if (current_want(s) != KD_PACKET_MANIPULATE)
 		own_forget(s);
