@@ -26,92 +26,72 @@ static bool is_place(uint32_t n)
 	return n - 1 < BREAKPOINTS_PLACES;
 }
 
-// -> the place that a handle of this client means, 0 = none.
-static uint32_t place_of(const struct breakpoints *b, const struct breakpoints_client *c, uint32_t handle)
+static bool has(const struct breakpoints *b, const struct breakpoints_client *c, uint32_t handle)
 {
-	uint32_t place;
-
-	if (!is_place(handle))
-		return 0;
-	place = c->handles[handle - 1].place;
-	return place && c->handles[handle - 1].generation == b->places[place - 1].generation ? place : 0;
+	return c->generations[handle - 1] == b->places[handle - 1].generation;
 }
 
-// -> this client's handle of a place, 0 = it has none.
-static uint32_t handle_of(const struct breakpoints *b, const struct breakpoints_client *c, uint32_t place)
+static void give(struct breakpoints *b, struct breakpoints_client *c, uint32_t handle)
 {
-	for (uint32_t handle = 1; handle <= BREAKPOINTS_PLACES; handle++)
-		if (place_of(b, c, handle) == place)
-			return handle;
-	return 0;
+	b->places[handle - 1].use = BREAKPOINTS_USED;
+	if (has(b, c, handle))
+		return;
+	c->generations[handle - 1] = b->places[handle - 1].generation;
+	b->places[handle - 1].users++;
 }
 
-// One more user of a place. The kernel's own number, if this client does not use it for another place; some number is always left, since each
-// living handle means a place of its own.
-static uint32_t give_handle(struct breakpoints *b, struct breakpoints_client *c, uint32_t place)
+static void drop(struct breakpoints *b, struct breakpoints_client *c, uint32_t handle)
 {
-	uint32_t handle = place_of(b, c, place) ? 1 : place;
+	c->generations[handle - 1] = 0;
+	b->places[handle - 1].users--;
+}
 
-	while (place_of(b, c, handle))
-		handle++;
-	c->handles[handle - 1].place = place;
-	c->handles[handle - 1].generation = b->places[place - 1].generation;
-	b->places[place - 1].users++;
-	return handle;
+static bool stands_at(const struct breakpoints *b, uint32_t handle, uint64_t address)
+{
+	enum breakpoints_use use = b->places[handle - 1].use;
+
+	return (use == BREAKPOINTS_USED || use == BREAKPOINTS_ORPHAN) && b->places[handle - 1].address == address;
 }
 
 // What stood there is gone, and every handle that meant it is dead.
-static void empty(struct breakpoints *b, uint32_t place, enum breakpoints_use use)
+static void empty(struct breakpoints *b, uint32_t handle, enum breakpoints_use use)
 {
-	b->places[place - 1].use = use;
-	b->places[place - 1].generation++;
-	b->places[place - 1].users = 0;
+	b->places[handle - 1].use = use;
+	b->places[handle - 1].generation++;
+	b->places[handle - 1].users = 0;
 }
 
-static void drop_handle(struct breakpoints *b, struct breakpoints_client *c, uint32_t handle)
+// The kernel has set a breakpoint there; c NULL: for a client that has left.
+static void was_set(struct breakpoints *b, struct breakpoints_client *c, uint64_t address, uint32_t handle)
 {
-	uint32_t place = place_of(b, c, handle);
-
-	c->handles[handle - 1].place = 0;
-	b->places[place - 1].users--;
-}
-
-// The kernel has set a breakpoint there. -> the client's handle of it, 0 = the client has left.
-static uint32_t was_set(struct breakpoints *b, struct breakpoints_client *c, uint64_t address, uint32_t place)
-{
-	enum breakpoints_use use = b->places[place - 1].use;
-	uint32_t handle;
-
-	if ((use != BREAKPOINTS_USED && use != BREAKPOINTS_ORPHAN) || b->places[place - 1].address != address)
-		empty(b, place, BREAKPOINTS_ORPHAN);
-	b->places[place - 1].address = address;
-	if (!c)
-		return 0;
-	b->places[place - 1].use = BREAKPOINTS_USED;
-	handle = handle_of(b, c, place);
-	return handle ? handle : give_handle(b, c, place);
+	if (!stands_at(b, handle, address))
+		empty(b, handle, BREAKPOINTS_ORPHAN);
+	b->places[handle - 1].address = address;
+	b->places[handle - 1].set_at = ++b->sets;
+	if (c)
+		give(b, c, handle);
 }
 
 // The kernel has refused to set one: perhaps because it has one there, another client's. -> this client's handle of it, 0 = it was refused.
 static uint32_t was_refused(struct breakpoints *b, struct breakpoints_client *c, uint64_t address)
 {
-	for (uint32_t place = 1; c && place <= BREAKPOINTS_PLACES; place++) {
-		enum breakpoints_use use = b->places[place - 1].use;
+	uint32_t newest = 0;
 
-		if ((use != BREAKPOINTS_USED && use != BREAKPOINTS_ORPHAN) || b->places[place - 1].address != address || handle_of(b, c, place))
-			continue;
-		b->places[place - 1].use = BREAKPOINTS_USED;
-		return give_handle(b, c, place);
-	}
-	return 0;
+	for (uint32_t handle = 1; handle <= BREAKPOINTS_PLACES; handle++)
+		if (stands_at(b, handle, address) && (!newest || b->places[handle - 1].set_at > b->places[newest - 1].set_at))
+			newest = handle;
+	if (!c || !newest || has(b, c, newest))
+		return 0;
+	give(b, c, newest);
+	return newest;
 }
 
 // ---- Life ---------------------------------------------------------------------------------------------------
 
 static void empty_all(struct breakpoints *b, enum breakpoints_use use)
 {
-	for (uint32_t place = 1; place <= BREAKPOINTS_PLACES; place++)
-		empty(b, place, use);
+	for (uint32_t handle = 1; handle <= BREAKPOINTS_PLACES; handle++)
+		empty(b, handle, use);
 }
 
 void breakpoints_init(struct breakpoints *b)
@@ -138,23 +118,21 @@ void breakpoints_client_init(struct breakpoints_client *c)
 void breakpoints_client_left(struct breakpoints *b, struct breakpoints_client *c)
 {
 	for (uint32_t handle = 1; handle <= BREAKPOINTS_PLACES; handle++) {
-		uint32_t place = place_of(b, c, handle);
-
-		if (!place)
+		if (!has(b, c, handle))
 			continue;
-		drop_handle(b, c, handle);
-		if (!b->places[place - 1].users)
-			b->places[place - 1].use = BREAKPOINTS_ORPHAN;
+		drop(b, c, handle);
+		if (!b->places[handle - 1].users)
+			b->places[handle - 1].use = BREAKPOINTS_ORPHAN;
 	}
 }
 
 uint32_t breakpoints_next_orphan(struct breakpoints *b)
 {
-	for (uint32_t place = 1; place <= BREAKPOINTS_PLACES; place++) {
-		if (b->places[place - 1].use != BREAKPOINTS_ORPHAN)
+	for (uint32_t handle = 1; handle <= BREAKPOINTS_PLACES; handle++) {
+		if (b->places[handle - 1].use != BREAKPOINTS_ORPHAN)
 			continue;
-		empty(b, place, BREAKPOINTS_FREE);
-		return place;
+		empty(b, handle, BREAKPOINTS_FREE);
+		return handle;
 	}
 	return 0;
 }
@@ -168,36 +146,32 @@ static enum breakpoints_verdict answer(uint8_t *body, uint32_t status)
 }
 
 enum restore {
-	RESTORE_PASS,   // the kernel's to say; the handle is as it knows it
+	RESTORE_PASS,   // the kernel's to say
 	RESTORE_SHARED, // others use the place: only this client's handle goes
 	RESTORE_NONE,   // no such handle
 };
 
 // Nothing changes yet: what passes is taken out when the kernel has answered.
-static enum restore judge_restore(const struct breakpoints *b, const struct breakpoints_client *c, uint32_t handle, uint32_t *ret_place)
+static enum restore judge_restore(const struct breakpoints *b, const struct breakpoints_client *c, uint32_t handle)
 {
-	uint32_t place = place_of(b, c, handle);
-
-	if (place && b->places[place - 1].users > 1)
-		return RESTORE_SHARED;
-	if (!place && is_place(handle) && b->places[handle - 1].use == BREAKPOINTS_UNKNOWN)
-		place = handle;
-	if (!place)
+	if (!is_place(handle))
 		return RESTORE_NONE;
-	*ret_place = place;
-	return RESTORE_PASS;
+	if (b->places[handle - 1].use == BREAKPOINTS_UNKNOWN)
+		return RESTORE_PASS;
+	if (!has(b, c, handle))
+		return RESTORE_NONE;
+	return b->places[handle - 1].users > 1 ? RESTORE_SHARED : RESTORE_PASS;
 }
 
 static enum breakpoints_verdict ask_restore(struct breakpoints *b, struct breakpoints_client *c, uint8_t *body)
 {
-	uint32_t handle = get_le32(body + AT_RESTORE_HANDLE), place;
+	uint32_t handle = get_le32(body + AT_RESTORE_HANDLE);
 
-	switch (judge_restore(b, c, handle, &place)) {
+	switch (judge_restore(b, c, handle)) {
 	case RESTORE_PASS:
-		put_le32(body + AT_RESTORE_HANDLE, place);
 		return BREAKPOINTS_PASS;
 	case RESTORE_SHARED:
-		drop_handle(b, c, handle);
+		drop(b, c, handle);
 		return answer(body, KD_STATUS_SUCCESS);
 	default:
 		return answer(body, KD_STATUS_UNSUCCESSFUL);
@@ -212,16 +186,18 @@ static uint32_t ex_count(const uint8_t *body, uint32_t body_len, uint32_t size)
 	return count < there ? count : there;
 }
 
+// Handles that are none fail in the kernel, as they should, while the others are taken out.
 static enum breakpoints_verdict ask_restore_ex(const struct breakpoints *b, const struct breakpoints_client *c, uint8_t *body, uint32_t body_len)
 {
-	uint32_t count = ex_count(body, body_len, EX_RESTORE_SIZE), place;
+	uint32_t count = ex_count(body, body_len, EX_RESTORE_SIZE);
 	uint8_t *at = body + KD_MANIPULATE_SIZE;
 
 	for (uint32_t i = 0; i < count; i++)
-		if (judge_restore(b, c, get_le32(at + i * EX_RESTORE_SIZE), &place) == RESTORE_SHARED)
+		if (judge_restore(b, c, get_le32(at + i * EX_RESTORE_SIZE)) == RESTORE_SHARED)
 			return answer(body, KD_STATUS_UNSUCCESSFUL);
 	for (uint32_t i = 0; i < count; i++, at += EX_RESTORE_SIZE)
-		put_le32(at, judge_restore(b, c, get_le32(at), &place) == RESTORE_PASS ? place : NO_HANDLE);
+		if (judge_restore(b, c, get_le32(at)) == RESTORE_NONE)
+			put_le32(at, NO_HANDLE);
 	return BREAKPOINTS_PASS;
 }
 
@@ -254,12 +230,14 @@ enum breakpoints_verdict breakpoints_ask(struct breakpoints *b, struct breakpoin
 
 // ---- Replies ----------------------------------------------------------------------------------------------------
 
-// What the kernel did with one address. place: its handle, 0 = it refused. -> the client's handle, 0 = refused.
-static uint32_t hear_written(struct breakpoints *b, struct breakpoints_client *c, uint64_t address, uint32_t place)
+// What the kernel did with one address. handle: its answer, 0 = it refused. -> what the client is given, 0 = refused.
+static uint32_t hear_written(struct breakpoints *b, struct breakpoints_client *c, uint64_t address, uint32_t handle)
 {
-	if (!place)
+	if (!handle)
 		return was_refused(b, c, address);
-	return is_place(place) ? was_set(b, c, address, place) : place;
+	if (is_place(handle))
+		was_set(b, c, address, handle);
+	return handle;
 }
 
 static void answer_write(struct breakpoints *b, struct breakpoints_client *c, const uint8_t *request, uint8_t *body)
@@ -288,38 +266,11 @@ static void answer_write_ex(struct breakpoints *b, struct breakpoints_client *c,
 		put_le32(body + AT_STATUS, KD_STATUS_SUCCESS);
 }
 
-// Whether the kernel knew it or not: it has nothing there any more. -> the client's handle of it, 0 = it had none.
-static uint32_t hear_restored(struct breakpoints *b, const struct breakpoints_client *c, uint32_t place)
+// Whether the kernel knew it or not: it has nothing there any more.
+static void hear_restored(struct breakpoints *b, uint32_t handle)
 {
-	uint32_t handle;
-
-	if (!is_place(place))
-		return 0;
-	handle = c ? handle_of(b, c, place) : 0;
-	empty(b, place, BREAKPOINTS_FREE);
-	return handle;
-}
-
-// The reply repeats the request's union: with the handle that the client knows. Of an unknown place that is the kernel's.
-static void answer_restore(struct breakpoints *b, const struct breakpoints_client *c, const uint8_t *request, uint8_t *body)
-{
-	uint32_t handle = hear_restored(b, c, get_le32(request + AT_RESTORE_HANDLE));
-
-	if (handle)
-		put_le32(body + AT_RESTORE_HANDLE, handle);
-}
-
-static void answer_restore_ex(struct breakpoints *b, const struct breakpoints_client *c, const uint8_t *request, uint32_t request_len, uint8_t *body,
-			      uint32_t body_len)
-{
-	uint32_t count = ex_count(request, request_len, EX_RESTORE_SIZE), there = ex_count(body, body_len, EX_RESTORE_SIZE);
-
-	for (uint32_t i = 0, at = KD_MANIPULATE_SIZE; i < count; i++, at += EX_RESTORE_SIZE) {
-		uint32_t handle = hear_restored(b, c, get_le32(request + at));
-
-		if (handle && i < there && get_le32(body + at))
-			put_le32(body + at, handle);
-	}
+	if (is_place(handle))
+		empty(b, handle, BREAKPOINTS_FREE);
 }
 
 void breakpoints_answer(struct breakpoints *b, struct breakpoints_client *c, const uint8_t *request, uint32_t request_len, uint8_t *body, uint32_t body_len)
@@ -334,10 +285,11 @@ void breakpoints_answer(struct breakpoints *b, struct breakpoints_client *c, con
 		answer_write_ex(b, c, request, request_len, body, body_len);
 		break;
 	case KD_API_RESTORE_BREAKPOINT:
-		answer_restore(b, c, request, body);
+		hear_restored(b, get_le32(request + AT_RESTORE_HANDLE));
 		break;
 	case KD_API_RESTORE_BREAKPOINT_EX:
-		answer_restore_ex(b, c, request, request_len, body, body_len);
+		for (uint32_t i = 0, count = ex_count(request, request_len, EX_RESTORE_SIZE); i < count; i++)
+			hear_restored(b, get_le32(request + KD_MANIPULATE_SIZE + i * EX_RESTORE_SIZE));
 		break;
 	default:
 		break;
