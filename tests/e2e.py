@@ -20,9 +20,9 @@ import time
 import traceback
 from pathlib import Path
 
-from kdclient import KdClient, KdError, Stop
+from kdclient import KdClient, Stop
 from report import Report
-from vm import GUARD_S, VMKD, Hang, Vm, kvm
+from vm import GUARD_S, VMKD, Vm, kvm
 
 REPORT = Report()
 KVM, KVM_REMARK = kvm()
@@ -134,8 +134,8 @@ def run_one(title, function, arguments):
         REPORT.skip(title, str(why))
     except Exception as error:  # a fault of the test itself is a failure, too
         traceback.print_exc(file=sys.stdout)
-        lines = str(error).splitlines()
-        REPORT.fail(title, f"{type(error).__name__}: {lines[0] if lines else ""}")
+        lines = str(error).splitlines() or [""]
+        REPORT.fail(title, f"{type(error).__name__}: {lines[0]}")
     else:
         REPORT.ok(f"{title} ({time.monotonic() - begun:.0f} s)")
 
