@@ -434,11 +434,21 @@ def deaths(way, count, strike):
 
 
 def kill_broker(vm, brokers):
-    os.kill(vm.listed()["broker_pid"], signal.SIGKILL)
+    pid = vm.listed()["broker_pid"]
+    os.kill(pid, signal.SIGKILL)
+    wait_for("its death", lambda: has_ended(pid))
     while brokers:
         brokers.pop().wait()
     brokers.append(vm.start("serve", vm.name))
     wait_for("the next broker", lambda: can_connect(vm), alive=brokers[0])
+
+
+def has_ended(pid):
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii") as file:
+            return file.read().rsplit(") ", 1)[1][0] in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 def can_connect(vm):
