@@ -15,97 +15,21 @@ import socket
 import stat
 import struct
 import subprocess
-import sys
 import tempfile
 import time
-import traceback
 from pathlib import Path
 
-from kdclient import KdClient, KdClosed, KdError, KdTimeout, Print, Stop, Symbols
-from report import Report
-from vm import BUILD, GUARD_S, RAM, Hang, Qmp, Vm, kvm, wait_for
+from e2e import BOTH, DEBUGCON, Failed, Folder, Skip, attach, client_of, expect, main, need_kvm, refused, test
+from kdclient import KdClient, KdClosed, KdError, KdTimeout, Print, Symbols
+from vm import BUILD, GUARD_S, RAM, Qmp, wait_for
 
-REPORT = Report()
 VMKD = str(BUILD / "vmkd")
 QEMU = "qemu-system-x86_64"
-KVM, KVM_REMARK = kvm()
-HAS_KVM = KVM != "missing"
-TESTS = []
-LINKS = {"hook": ["--accel", "kvm", "--link", "hook"], "debugcon": ["--accel", "tcg", "--link", "debugcon"]}
 RESET = b"iiii\x06\0\0\0\0\0\0\0\0\0\0\0"
 
 
-class Failed(Exception):
-    pass
-
-
-class Skip(Exception):
-    pass
-
-
-def expect(condition, what):
-    if not condition:
-        raise Failed(what)
-
-
-def test(title, links=None):
-    """Registers a test; with `links` it is called once for each way, with its name."""
-    def register(function):
-        if links is None:
-            TESTS.append((title, function, ()))
-        for link in links or ():
-            TESTS.append((f"{title} [{link}]", function, (link,)))
-        return function
-    return register
-
-
-BOTH = list(LINKS)
-
-
-def vm_of(link, *more, scenario="counter", **keywords):
-    if link == "hook" and not HAS_KVM:
-        raise Skip(f"KVM ({KVM_REMARK})")
-    return Vm("broker", *LINKS[link], "--scenario", scenario, *more, **keywords)
-
-
-class Folder:
-    """A runtime folder of its own, and vmkd in it."""
-
-    def __enter__(self):
-        self.path = Path(tempfile.mkdtemp(prefix="vmkd-test-"))
-        self.env = {**os.environ, "VMKD_RUNTIME_DIR": str(self.path)}
-        return self
-
-    def __exit__(self, *_):
-        shutil.rmtree(self.path, ignore_errors=True)
-
-    def run(self, *arguments, program=VMKD, **more):
-        environment = {**self.env, **more.pop("env", {})}
-        done = subprocess.run([program, *map(str, arguments)], env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                              stderr=subprocess.STDOUT, text=True, errors="replace", timeout=GUARD_S, **more)
-        return done.returncode, done.stdout
-
-
-def refused(result, status, *parts):
-    """The status, one clear line (whatever else was said before it), and these words in it."""
-    got, text = result
-    lines = text.strip().splitlines()
-    expect(got == status, f"status {got} instead of {status}: {text}")
-    expect(lines and lines[-1].startswith("vmkd"), f"not a line of vmkd's: {text}")
-    for part in parts:
-        expect(part in lines[-1], f"'{part}' is not in: {lines[-1]}")
-
-
-def client_of(vm, timeout=GUARD_S):
-    return KdClient(timeout=timeout).connect(str(vm.kd_socket()))
-
-
-def attach(kd):
-    stop = kd.attach()
-    while not isinstance(stop, Stop):
-        kd.go()
-        stop = kd.attach()
-    return stop
+def vm_of(way, *more, scenario="counter", **keywords):
+    return way.vm("broker", "--scenario", scenario, *more, **keywords)
 
 
 def reads_mz(kd):
@@ -351,14 +275,14 @@ def tcp():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    with vm_of("debugcon", "--run", "--tcp", "--run", str(port)) as vm:
+    with vm_of(DEBUGCON, "--run", "--tcp", "--run", str(port)) as vm:
         vm.kd_socket()
         with KdClient(timeout=GUARD_S).connect(f"127.0.0.1:{port}") as kd:
             attach(kd)
             reads_mz(kd)
             expect("127.0.0.1" in entry_of(vm)["clients"][0], f"{entry_of(vm)}")
         expect("authentication" not in vm.output(), vm.output())
-    with vm_of("debugcon", "--run", "--tcp", "--run", f"0.0.0.0:{port}") as vm:
+    with vm_of(DEBUGCON, "--run", "--tcp", "--run", f"0.0.0.0:{port}") as vm:
         vm.kd_socket()
         expect("no authentication" in vm.output() and f"0.0.0.0:{port}" in vm.output(), vm.output())
 
@@ -431,7 +355,7 @@ def garbage(link):
 
 @test("garbage on the control socket is survived")
 def ctl_garbage():
-    with vm_of("debugcon") as vm:
+    with vm_of(DEBUGCON) as vm:
         ready(vm)
         for data, answer in ((b"{}\n", b"error"), (b"[1]\n", b"error"), (b'{"cmd":"frob"}\n', b"error"), (b"\xff\xfe\n", b"error"),
                              (b"x" * 5000, b""), (b'{"cmd":"status"}\n', b'"state"'), (b'{"cmd":"stats"}\n{"cmd":"status"}\n', b"port_calls")):
@@ -700,8 +624,8 @@ def resets(link):
 
 @test("a guest without our module", BOTH)
 def no_module(link):
-    if link == "hook" and not HAS_KVM:
-        raise Skip(f"KVM ({KVM_REMARK})")
+    if link.needs_kvm:
+        need_kvm()
     accel = "kvm" if link == "hook" else "tcg"
     with Folder() as f:
         process = subprocess.Popen([VMKD, "run", "--link", link, "plain", "--", QEMU, "-machine", f"pc,accel={accel}", "-m", "64",
@@ -724,8 +648,8 @@ class Plain:
     """A VM without a guest of ours, under `vmkd run`."""
 
     def __init__(self, folder, link, *qemu, options=()):
-        if link == "hook" and not HAS_KVM:
-            raise Skip(f"KVM ({KVM_REMARK})")
+        if link.needs_kvm:
+            need_kvm()
         accel = "kvm" if link == "hook" else "tcg"
         self.socket = folder.path / "plain" / "qmp.sock"
         self.process = subprocess.Popen([VMKD, "run", "--link", link, *options, "plain", "--", QEMU, "-accel", accel, "-m", "64", "-display",
@@ -787,8 +711,8 @@ def shared_ram(link):
 def foreign_snapshot(link):
     if not shutil.which("qemu-img"):
         raise Skip("qemu-img (Debian's qemu-utils)")
-    if link == "hook" and not HAS_KVM:
-        raise Skip(f"KVM ({KVM_REMARK})")
+    if link.needs_kvm:
+        need_kvm()
     with Folder() as f:
         drive = ["-drive", f"if=none,id=d,format=qcow2,file={f.path}/d.qcow2"]
         subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", f"{f.path}/d.qcow2", "64M"], check=True, timeout=GUARD_S)
@@ -799,27 +723,6 @@ def foreign_snapshot(link):
             expect(qmp, "QEMU does not take the snapshot: " + (vm.process.stderr.read() if not qmp else ""))
             expect(qmp.call("query-status")["running"], "it does not run")
             qmp.close()
-
-
-# ---- running ------------------------------------------------------------------------------------------------------------
-
-def run_one(title, function, arguments):
-    try:
-        function(*arguments)
-        REPORT.ok(title)
-    except Skip as why:
-        REPORT.skip(title, str(why))
-    except (Failed, Hang, KdError, OSError, RuntimeError, subprocess.SubprocessError, KeyError, ValueError) as error:
-        traceback.print_exc()
-        REPORT.fail(title, f"{type(error).__name__}: {error}")
-
-
-def main():
-    words = sys.argv[1:]
-    for title, function, arguments in TESTS:
-        if not words or any(w in title for w in words):
-            run_one(title, function, arguments)
-    REPORT.exit()
 
 
 if __name__ == "__main__":

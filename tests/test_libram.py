@@ -10,36 +10,14 @@ import os
 import re
 import signal
 import subprocess
-import sys
-import traceback
 
 os.environ.pop("VMKD_TEST_RAM", None)  # these tests say themselves what a broker does with RAM
 
-from report import Report  # noqa: E402
-from vm import GUARD_S, ROOT, VMKD, Hang, Vm, kvm, wait_for  # noqa: E402
+from e2e import DEBUGCON, DEBUGCON_X86, HOOK, expect, main, test  # noqa: E402
+from vm import GUARD_S, ROOT, VMKD, wait_for  # noqa: E402
 
-REPORT = Report()
-KVM, KVM_REMARK = kvm()
-TESTS = []
 MAPPED, PROCESS, PACKETS = "from the VM's RAM (mapped)", "from the VM's RAM (process_vm_readv)", "in packets"
 
-HOOK = ("x64 hook KVM", "--accel", "kvm", "--link", "hook")
-X64 = ("x64 debugcon TCG", "--accel", "tcg", "--link", "debugcon")
-X86 = ("x86 debugcon TCG", "--arch", "x86", "--accel", "tcg", "--link", "debugcon")
-
-
-def test(configs, title):
-    """Registers a test for each configuration; it is called with the arguments of its Vm, and fails by raising."""
-    def register(function):
-        for name, *arguments in configs:
-            TESTS.append((f"{title} [{name}]", function, arguments))
-        return function
-    return register
-
-
-def expect(condition, what):
-    if not condition:
-        raise AssertionError(what)
 
 
 def console(vm, commands, *options, status=0):
@@ -57,7 +35,7 @@ def saved(vm, where, *options, status=0):
     return path.read_bytes(), text[text.index("Writing "):]
 
 
-def way(vm, *options):
+def how(vm, *options):
     return re.search("^Memory is read (.*)$", console(vm, "vertarget", *options), re.M)[1]
 
 
@@ -88,22 +66,22 @@ def look(vm, *more):
     return ([saved(vm, read) for read in READS] + [saved(vm, fault, status=1) for fault in FAULTS] + [console(vm, shown) for shown in (*SHOWN, *more)])
 
 
-@test((HOOK, X64, X86), "the same bytes and errors as from the guest")
-def same(arguments):
-    with Vm("lib", *arguments, "--bigmap", 4, "--scenario", "counter") as vm:
+@test("the same bytes and errors as from the guest", (HOOK, DEBUGCON, DEBUGCON_X86))
+def same(way):
+    with way.vm("lib", "--bigmap", 4, "--scenario", "counter") as vm:
         console(vm, "r")  # the notices of the boot come here
-        expect(way(vm) == MAPPED, f"read {way(vm)}")
+        expect(how(vm) == MAPPED, f"read {how(vm)}")
         big = number(vm, "poi(nt!TkBigMap)")
-        more = () if "hook" in arguments else (ROM,)
+        more = () if way == HOOK else (ROM,)
         from_ram = look(vm, *more)
-        expect(from_ram[0][0] == words(big, 0x400000, "x86" not in arguments), "the big mapping")
+        expect(from_ram[0][0] == words(big, 0x400000, way != DEBUGCON_X86), "the big mapping")
         expect(len(from_ram[len(READS)][0]) == 16 and "cannot read memory at" in from_ram[len(READS)][1], "the absent page")
         os.kill(vm.listed()["broker_pid"], signal.SIGKILL)
         (vm.runtime / "kd.sock").unlink(missing_ok=True)
         successor = vm.start("serve", vm.name, "--no-ram")
         try:
             wait_for("the successor", (vm.runtime / "kd.sock").exists, alive=successor)
-            expect(way(vm) == PACKETS, f"with --no-ram read {way(vm)}")
+            expect(how(vm) == PACKETS, f"with --no-ram read {how(vm)}")
             for mine, guests in zip(from_ram, look(vm, *more)):
                 expect(mine == guests, f"from RAM {str(mine)[:500]}\nfrom the guest {str(guests)[:500]}")
             expect(vm.stats()["answers_from_ram"] == 0, f"{vm.stats()}")
@@ -120,9 +98,9 @@ def requests_for(vm, length, *options):
     return vm.stats()["requests"] - before
 
 
-@test((X64,), "64 MiB without a packet more than for 4 KiB")
-def packets(arguments):
-    with Vm("lib", *arguments, "--bigmap", 64, "--scenario", "counter") as vm:
+@test("64 MiB without a packet more than for 4 KiB", (DEBUGCON,))
+def packets(way):
+    with way.vm("lib", "--bigmap", 64, "--scenario", "counter") as vm:
         console(vm, "r")
         few = requests_for(vm, 4096)
         many = requests_for(vm, 64 << 20)
@@ -133,22 +111,22 @@ def packets(arguments):
 
 # ---- which way -----------------------------------------------------------------------------------------------
 
-@test((X64,), "--no-ram, --check-ram")
-def ways(arguments):
-    with Vm("lib", *arguments, "--scenario", "counter") as vm:
+@test("--no-ram, --check-ram", (DEBUGCON,))
+def ways(way):
+    with way.vm("lib", "--scenario", "counter") as vm:
         console(vm, "r")
-        expect(way(vm) == MAPPED and way(vm, "--no-ram") == PACKETS, f"{way(vm)}, {way(vm, '--no-ram')}")
-    with Vm("lib", *arguments, "--scenario", "counter", "--run", "--check-ram") as vm:
+        expect(how(vm) == MAPPED and how(vm, "--no-ram") == PACKETS, f"{how(vm)}, {how(vm, '--no-ram')}")
+    with way.vm("lib", "--scenario", "counter", "--run", "--check-ram") as vm:
         console(vm, "r")
-        expect(way(vm) == PACKETS, way(vm))
+        expect(how(vm) == PACKETS, how(vm))
 
 
-@test((HOOK,), "private memory")
-def private(arguments):
-    with Vm("lib", *arguments, "--bigmap", 4, "--scenario", "counter", "--run", "--private-ram") as vm:
+@test("private memory", (HOOK,))
+def private(way):
+    with way.vm("lib", "--bigmap", 4, "--scenario", "counter", "--run", "--private-ram") as vm:
         console(vm, "r")
         # The VMM permits its broker alone; who may look at any process needs no permission.
-        expect(way(vm) in (PROCESS, PACKETS) and (os.geteuid() != 0 or way(vm) == PROCESS), way(vm))
+        expect(how(vm) in (PROCESS, PACKETS) and (os.geteuid() != 0 or how(vm) == PROCESS), how(vm))
         big = number(vm, "poi(nt!TkBigMap)")
         expect(saved(vm, "poi(nt!TkBigMap) L?400000")[0] == words(big, 0x400000, True), "the big mapping")
         expect(saved(vm, "poi(nt!TkMixed)+ff0 L?2000", status=1)[0] == words(number(vm, "poi(nt!TkMixed)") + 0xFF0, 16, True), "the mixed pages")
@@ -156,9 +134,9 @@ def private(arguments):
 
 # ---- when it ends --------------------------------------------------------------------------------------------
 
-@test((X64,), "Ctrl-C stops .writemem, which says how far it came")
-def interrupted(arguments):
-    with Vm("lib", *arguments, "--bigmap", 64, "--scenario", "counter") as vm:
+@test("Ctrl-C stops .writemem, which says how far it came", (DEBUGCON,))
+def interrupted(way):
+    with way.vm("lib", "--bigmap", 64, "--scenario", "counter") as vm:
         console(vm, "r")
         path = vm.folder / "saved"
         process = subprocess.Popen([VMKD, "kd", f"vm:{vm.name}", "--no-ram", "-c", f".writemem {path} poi(nt!TkBigMap) L?4000000; .echo never; qs"],
@@ -180,9 +158,9 @@ def has_ended(pid):
         return True
 
 
-@test((X64,), "a dead broker's page is not believed")
-def dead(arguments):
-    with Vm("lib", *arguments, "--bigmap", 4, "--scenario", "counter") as vm:
+@test("a dead broker's page is not believed", (DEBUGCON,))
+def dead(way):
+    with way.vm("lib", "--bigmap", 4, "--scenario", "counter") as vm:
         console(vm, "r")
         process = subprocess.Popen([VMKD, "kd", f"vm:{vm.name}", "-b"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                                    text=True, env=vm.env, cwd=ROOT)
@@ -199,25 +177,6 @@ def dead(arguments):
         finally:
             process.kill()
             process.wait()
-
-
-# ---- the end -------------------------------------------------------------------------------------------------
-
-def main():
-    wanted = sys.argv[1:]
-    for title, function, arguments in TESTS:
-        if wanted and not any(word in title for word in wanted):
-            continue
-        if "kvm" in arguments and KVM == "missing":
-            REPORT.skip(title, f"no KVM ({KVM_REMARK})")
-            continue
-        try:
-            function(arguments)
-            REPORT.ok(title)
-        except (AssertionError, Hang, OSError, RuntimeError, ValueError, TypeError, KeyError, subprocess.TimeoutExpired) as error:
-            REPORT.fail(title, f"{type(error).__name__}: {error}")
-            traceback.print_exc()
-    REPORT.exit()
 
 
 if __name__ == "__main__":

@@ -11,58 +11,36 @@ import os
 import re
 import signal
 import struct
-import sys
 import time
-import traceback
 from concurrent.futures import ThreadPoolExecutor
 
-from kdclient import KdClient, KdClosed, KdError, KdTimeout, Print, StateChange, Stop
-from report import Report
-from vm import GUARD_S, Hang, Vm, kvm, wait_for
+import e2e
+from e2e import KVM, Way, expect, main, test
+from kdclient import KdClient, KdClosed, Print, StateChange, Stop
+from vm import GUARD_S, Hang, wait_for
 
-REPORT = Report()
-KVM, KVM_REMARK = kvm()
-TESTS = []
 RAM_BYTES = 64 << 20
 LINE = re.compile(r"TK: flood (\d+) \.+\n")
 WANTED, DONE, END = 0, 8, 24  # fields of the kernel's struct tk_flood
 NO_END = 1 << 40  # lines
 
 
-class Config:
-    def __init__(self, name, some, many, slow, *arguments):
-        self.name, self.arguments = name, arguments
-        self.some, self.many = some, many  # lines: a second or two of a flood; a lot
-        self.slow = slow  # seconds a line that make a debugger slower than the guest
-        self.needs_kvm = "kvm" in arguments
+class Flood(Way):
+    """some, many: lines, a second or two of a flood and a lot; slow: seconds a line that make a debugger slower than the guest."""
+
+    def __new__(cls, way, some, many, slow):
+        flood = super().__new__(cls, way, *way.arguments)
+        flood.some, flood.many, flood.slow = some, many, slow
+        return flood
 
     def vm(self, *more):
-        return Vm("prints", "--ram", f"{RAM_BYTES >> 20}M", "--scenario", "flood", *self.arguments, *more)
+        return super().vm("prints", "--ram", f"{RAM_BYTES >> 20}M", "--scenario", "flood", *more)
 
 
 IS_SLOW = KVM == "software"
-HOOK = Config("hook KVM", 300 if IS_SLOW else 5000, 1500 if IS_SLOW else 10000, 0.02 if IS_SLOW else 0.002,
-              "--accel", "kvm", "--link", "hook")
-DEBUGCON = Config("debugcon TCG", 5000, 10000, 0.002, "--accel", "tcg", "--link", "debugcon")
+HOOK = Flood(e2e.HOOK, 300 if IS_SLOW else 5000, 1500 if IS_SLOW else 10000, 0.02 if IS_SLOW else 0.002)
+DEBUGCON = Flood(e2e.DEBUGCON, 5000, 10000, 0.002)
 BOTH = [HOOK, DEBUGCON]
-
-
-def test(configs, title):
-    """Registers a test for each configuration; it is called with the Config and fails by raising."""
-    def register(function):
-        for config in configs:
-            TESTS.append((f"{title} [{config.name}]", function, config))
-        return function
-    return register
-
-
-class Failed(Exception):
-    pass
-
-
-def expect(condition, what):
-    if not condition:
-        raise Failed(what)
 
 
 # ---- the guest's own count -------------------------------------------------------------------------------------
@@ -185,59 +163,59 @@ def by_kill(vm):
     os.kill(vm.listed()["pid"], signal.SIGKILL)
 
 
-def ends(config, end, pause=0):
-    with config.vm() as vm:
+def ends(way, end, pause=0):
+    with way.vm() as vm:
         reader = Reader(vm, pause=pause)
         expect(reader.count.map, "the VM's RAM is in no file")
-        flooding(reader, config.some)
+        flooding(reader, way.some)
         end(vm)
         reader.pause = 0  # a broker whose VM has ended waits 3 s for its debugger
         reader.read_to_the_end()
         judge(reader, reader.count.lines())
 
 
-@test(BOTH, "triple fault right after the last line")
-def triple_fault(config):
-    with config.vm() as vm:
-        reader = Reader(vm, lines=config.many, end=1)
+@test("triple fault right after the last line", BOTH)
+def triple_fault(way):
+    with way.vm() as vm:
+        reader = Reader(vm, lines=way.many, end=1)
         reader.kd.resume()
         reader.read_to_the_end()
         judge(reader, reader.count.lines())
-        expect(reader.count.lines() == config.many, f"the guest printed {reader.count.lines()} lines, told were {config.many}")
+        expect(reader.count.lines() == way.many, f"the guest printed {reader.count.lines()} lines, told were {way.many}")
 
 
-@test(BOTH, "system_reset in the middle")
-def system_reset(config):
-    ends(config, by_reset)
+@test("system_reset in the middle", BOTH)
+def system_reset(way):
+    ends(way, by_reset)
 
 
-@test(BOTH, "quit in the middle")
-def quit_in_the_middle(config):
-    ends(config, by_quit)
+@test("quit in the middle", BOTH)
+def quit_in_the_middle(way):
+    ends(way, by_quit)
 
 
-@test(BOTH, "SIGKILL in the middle")
-def sigkill(config):
-    ends(config, by_kill)
+@test("SIGKILL in the middle", BOTH)
+def sigkill(way):
+    ends(way, by_kill)
 
 
 # The broker holds the guest back for this debugger, and what it holds is not lost either.
-@test(BOTH, "SIGKILL before a slow debugger")
-def sigkill_slow(config):
-    ends(config, by_kill, pause=config.slow)
+@test("SIGKILL before a slow debugger", BOTH)
+def sigkill_slow(way):
+    ends(way, by_kill, pause=way.slow)
 
 
-@test(BOTH, "quit before a slow debugger")
-def quit_slow(config):
-    ends(config, by_quit, pause=config.slow)
+@test("quit before a slow debugger", BOTH)
+def quit_slow(way):
+    ends(way, by_quit, pause=way.slow)
 
 
 # The next kernel prints from the beginning, and what the last one had printed came before that.
-@test(BOTH, "system_reset, and the next kernel")
-def reset_and_reboot(config):
-    with config.vm("--reboot") as vm:
+@test("system_reset, and the next kernel", BOTH)
+def reset_and_reboot(way):
+    with way.vm("--reboot") as vm:
         reader = Reader(vm)
-        flooding(reader, config.some)
+        flooding(reader, way.some)
         before = reader.count.lines()
         by_reset(vm)
         reader.kd.prints.clear()
@@ -250,13 +228,13 @@ def reset_and_reboot(config):
 
 
 # RAM that is in no file dies with QEMU: what was in the ring then is lost, and nothing else is.
-@test([HOOK], "SIGKILL with private RAM")
-def sigkill_private(config):
-    with config.vm("--run", "--private-ram") as vm:
+@test("SIGKILL with private RAM", [HOOK])
+def sigkill_private(way):
+    with way.vm("--run", "--private-ram") as vm:
         reader = Reader(vm)
         expect(reader.count.map is None, "RAM is in a file")
         reader.kd.resume()
-        reader.read(config.some)
+        reader.read(way.some)
         by_kill(vm)
         reader.read_to_the_end()
         expect(is_complete(reader.numbers), first_fault(reader.numbers))
@@ -274,50 +252,30 @@ def so_far(vm, reader):
     return max(stats["port_calls"], stats["doorbells"]), lines, time.monotonic()
 
 
-def flood(config, pause, lines):
-    with config.vm() as vm:
-        reader = Reader(vm, lines=lines + config.some, pause=pause)
-        flooding(reader, config.some)
+def flood(way, pause, lines):
+    with way.vm() as vm:
+        reader = Reader(vm, lines=lines + way.some, pause=pause)
+        flooding(reader, way.some)
         before = so_far(vm, reader)
         reader.read(lines)
         made, printed, seconds = (b - a for a, b in zip(before, so_far(vm, reader)))
-        reader.read(lines + config.some)
+        reader.read(lines + way.some)
         numbers = reader.numbers
-        expect(numbers == list(range(1, lines + config.some + 1)), f"{len(numbers)} lines; {first_fault(numbers)}")
-        print(f"note {config.name}: {made} calls for {printed} lines in {seconds:.1f} s", flush=True)
+        expect(numbers == list(range(1, lines + way.some + 1)), f"{len(numbers)} lines; {first_fault(numbers)}")
+        print(f"note {way}: {made} calls for {printed} lines in {seconds:.1f} s", flush=True)
         # What a running guest does anyway, a call or two a second, counts where a hundred lines take as long as that: under a software KVM.
         expect(made <= printed / 100 + 2 * seconds + 2, f"{made} calls for {printed} lines in {seconds:.1f} s")
         expect(vm.stats()["prints_dropped"] == 0, f"prints were dropped: {vm.stats()}")
 
 
-@test(BOTH, "at most a call for 100 lines")
-def calls_in_a_flood(config):
-    flood(config, 0, config.many * 2)
+@test("at most a call for 100 lines", BOTH)
+def calls_in_a_flood(way):
+    flood(way, 0, way.many * 2)
 
 
-@test(BOTH, "at most a call for 100 lines, a slow debugger")
-def calls_before_slow(config):
-    flood(config, config.slow / 4, config.many)
-
-
-def main():
-    print(f"note KVM: {KVM} ({KVM_REMARK})")
-    words = sys.argv[1:]
-    for name, function, config in TESTS:
-        if words and not any(word in name for word in words):
-            continue
-        if config.needs_kvm and KVM == "missing":
-            REPORT.skip(name, f"no KVM: {KVM_REMARK}")
-            continue
-        begun = time.monotonic()
-        try:
-            function(config)
-            REPORT.ok(f"{name} ({time.monotonic() - begun:.0f} s)")
-        except (Failed, Hang, KdError, KdTimeout) as error:
-            REPORT.fail(name, error)
-        except Exception:  # a fault of the test itself is a failure, too
-            REPORT.fail(name, traceback.format_exc())
-    REPORT.exit()
+@test("at most a call for 100 lines, a slow debugger", BOTH)
+def calls_before_slow(way):
+    flood(way, way.slow / 4, way.many)
 
 
 if __name__ == "__main__":

@@ -11,22 +11,15 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import threading
 import time
-import traceback
 from pathlib import Path
 
-from kdclient import KdClient, KdError, Stop, Symbols
-from report import Report
-from vm import GUARD_S, RAM, Hang, Vm, kvm, wait_for
+from e2e import BOTH, Skip, attach, client_of, expect, main, test
+from kdclient import KdError, Stop, Symbols
+from vm import GUARD_S, RAM, wait_for
 
-REPORT = Report()
-KVM, KVM_REMARK = kvm()
-TESTS = []
-LINKS = {"hook": ["--accel", "kvm", "--link", "hook"], "debugcon": ["--accel", "tcg", "--link", "debugcon"]}
-BOTH = list(LINKS)
 WATCH_S = 3.0
 # QEMU's CPU time while every vCPU sleeps is a few percent of one core on the slowest machine; one vCPU that spins takes all of one.
 ASLEEP = 0.2
@@ -34,46 +27,8 @@ COUNTERS = {"hook": "port_calls", "debugcon": "doorbells"}  # of calls
 PAUSE_MS = 100
 
 
-class Failed(Exception):
-    pass
-
-
-class Skip(Exception):
-    pass
-
-
-def expect(condition, what):
-    if not condition:
-        raise Failed(what)
-
-
-def test(title, links=None):
-    """Registers a test; with `links` it is called once for each way, with its name."""
-    def register(function):
-        if links is None:
-            TESTS.append((title, function, ()))
-        for link in links or ():
-            TESTS.append((f"{title} [{link}]", function, (link,)))
-        return function
-    return register
-
-
-def vm_of(link, *more, scenario="idle"):
-    if link == "hook" and KVM == "missing":
-        raise Skip(f"KVM ({KVM_REMARK})")
-    return Vm("quiet", *LINKS[link], "--scenario", scenario, *more)
-
-
-def attach(kd):
-    stop = kd.attach()
-    while not isinstance(stop, Stop):
-        kd.go()
-        stop = kd.attach()
-    return stop
-
-
-def client_of(vm):
-    return KdClient(timeout=GUARD_S).connect(str(vm.kd_socket()))
+def vm_of(way, *more, scenario="idle"):
+    return way.vm("quiet", "--scenario", scenario, *more)
 
 
 def up(vm, kd):
@@ -452,25 +407,5 @@ def deaf_qemu():
         p.until_paused()
 
 
-def run_one(title, function, arguments):
-    try:
-        function(*arguments)
-        REPORT.ok(title)
-    except Skip as why:
-        REPORT.skip(title, why)
-    except (Failed, Hang, KdError, OSError, RuntimeError, subprocess.SubprocessError) as error:
-        traceback.print_exc()
-        REPORT.fail(title, f"{type(error).__name__}: {error}")
-
-
-def main():
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the VM of the moment ends with us
-    words = sys.argv[1:]
-    for title, function, arguments in TESTS:
-        if not words or any(word in title for word in words):
-            run_one(title, function, arguments)
-    return REPORT.finish()
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -16,65 +16,22 @@ import signal
 import socket
 import struct
 import subprocess
-import sys
 import tempfile
 import time
-import traceback
 from pathlib import Path
 
 os.environ.pop("VMKD_TEST_RAM", None)  # these tests say themselves what a broker does with RAM
 
+from e2e import DEBUGCON, DEBUGCON_X86, HOOK, Skip, attach, client_of, expect, main, test  # noqa: E402
 from fake_vmm import BASE, BASE_GPA, F_NESTED, LONG_MODE, RAM_SIZE, REMOTE, FakeRam, FakeVmm  # noqa: E402
-from kdclient import API, DATA_MAX, MANIPULATE, UNSUCCESSFUL, KdClient, KdError, KdTimeout, Stop  # noqa: E402
-from report import Report  # noqa: E402
-from vm import GUARD_S, VMKD, Hang, Vm, die_with_parent, kvm, wait_for  # noqa: E402
+from kdclient import API, DATA_MAX, MANIPULATE, UNSUCCESSFUL, KdClient, KdTimeout, Stop  # noqa: E402
+from vm import GUARD_S, VMKD, die_with_parent, wait_for  # noqa: E402
 
-REPORT = Report()
-KVM, KVM_REMARK = kvm()
-TESTS = []
 PAGE = 4096
 RAM = 256 << 20
 BIG = 8 << 20  # of TkBigMap
 
-HOOK = ("x64 hook KVM", "--accel", "kvm", "--link", "hook")
-X64 = ("x64 debugcon TCG", "--accel", "tcg", "--link", "debugcon")
-X86 = ("x86 debugcon TCG", "--arch", "x86", "--accel", "tcg", "--link", "debugcon")
-ALL = (HOOK, X64, X86)
-
-
-def test(configs, title):
-    """Registers a test for each configuration; it is called with a function that makes its Vm, and fails by raising."""
-    def register(function):
-        for name, *arguments in configs:
-            TESTS.append((f"{title} [{name}]", function, arguments))
-        return function
-    return register
-
-
-class Failed(Exception):
-    pass
-
-
-class Skip(Exception):
-    pass
-
-
-def expect(condition, what):
-    if not condition:
-        raise Failed(what)
-
-
-def connect(vm):
-    return KdClient(timeout=GUARD_S).connect(str(vm.kd_socket()))
-
-
-def attach(kd):
-    """Stopped, past every module notice."""
-    stop = kd.attach()
-    while not isinstance(stop, Stop):
-        kd.go()
-        stop = kd.attach()
-    return stop
+ALL = (HOOK, DEBUGCON, DEBUGCON_X86)
 
 
 def variables(kd, *names):
@@ -198,13 +155,13 @@ def can_connect(vm):
         return False
 
 
-@test(ALL, "the same bytes from RAM and from the guest")
-def same_bytes(arguments):
-    with Vm("ram", *arguments, "--bigmap", BIG >> 20, "--scenario", "counter") as vm:
-        with connect(vm) as kd:
+@test("the same bytes from RAM and from the guest", ALL)
+def same_bytes(way):
+    with way.vm("ram", "--bigmap", BIG >> 20, "--scenario", "counter") as vm:
+        with client_of(vm) as kd:
             attach(kd)
             where = kd.version().kern_base, *variables(kd, "TkBigMap", "TkMixed")
-            asked = list(requests(kd, *where, rom=5 if "hook" in arguments else None))
+            asked = list(requests(kd, *where, rom=5 if way == HOOK else None))
             answers = []
             for who, body in asked:
                 before = vm.stats() if who is not None else None
@@ -216,7 +173,7 @@ def same_bytes(arguments):
             expect(stats["answers_repeated"] > 8, f"{stats['answers_repeated']} answers repeated")
         successor = replace_broker(vm, "--no-ram")
         try:
-            with connect(vm) as kd:
+            with client_of(vm) as kd:
                 expect(isinstance(kd.attach(), Stop), "the stop has gone")
                 for (_, body), answer in zip(asked, answers):
                     guests = ask(kd, body)
@@ -238,9 +195,9 @@ def describe(body):
 
 # ---- reasons ---------------------------------------------------------------------------------------------------
 
-@test(ALL, "why the guest was asked")
-def reasons(arguments):
-    with Vm("ram", *arguments, "--scenario", "counter") as vm, connect(vm) as kd:
+@test("why the guest was asked", ALL)
+def reasons(way):
+    with way.vm("ram", "--scenario", "counter") as vm, client_of(vm) as kd:
         attach(kd)
         mixed, = variables(kd, "TkMixed")
         kd.query_memory(mixed)
@@ -258,9 +215,9 @@ def reasons(arguments):
 
 # ---- what changes ----------------------------------------------------------------------------------------------
 
-@test(ALL, "what is written is read")
-def written(arguments):
-    with Vm("ram", *arguments, "--bigmap", BIG >> 20, "--scenario", "counter") as vm, connect(vm) as kd:
+@test("what is written is read", ALL)
+def written(way):
+    with way.vm("ram", "--bigmap", BIG >> 20, "--scenario", "counter") as vm, client_of(vm) as kd:
         attach(kd)
         big, = variables(kd, "TkBigMap")
         for at in (4, PAGE - 3, BIG - 9):
@@ -276,10 +233,10 @@ def written(arguments):
         expect(vm.stats()["answers_from_ram"] >= 10, "RAM was not used")
 
 
-@test(ALL, "contexts: repeated, and never stale")
-def contexts(arguments):
-    with Vm("ram", *arguments, "--scenario", "counter") as vm:
-        with connect(vm) as kd:
+@test("contexts: repeated, and never stale", ALL)
+def contexts(way):
+    with way.vm("ram", "--scenario", "counter") as vm:
+        with client_of(vm) as kd:
             attach(kd)
             register = "rbx" if kd.is64 else "ebx"
             first = kd.get_context()
@@ -287,7 +244,7 @@ def contexts(arguments):
             expect(kd.get_context().raw == first.raw, "two contexts of one stop")
             expect(vm.stats()["asked_guest"]["first"] == asked, "the second GetContext went to the guest")
         # Another debugger: the guest was asked for the context in this stop, so it accepts a new one.
-        with connect(vm) as kd:
+        with client_of(vm) as kd:
             attach(kd)
             context = kd.get_context()
             expect(vm.stats()["answers_repeated"] >= 2, "the context was not repeated for the second debugger")
@@ -311,9 +268,9 @@ def contexts(arguments):
             kd.go()
 
 
-@test([X64, X86], "contexts of several processors, steps")
-def processors(arguments):
-    with Vm("ram", *arguments, "--cpus", 2, "--scenario", "counter") as vm, connect(vm) as kd:
+@test("contexts of several processors, steps", [DEBUGCON, DEBUGCON_X86])
+def processors(way):
+    with way.vm("ram", "--cpus", 2, "--scenario", "counter") as vm, client_of(vm) as kd:
         attach(kd)
         deadline = time.monotonic() + GUARD_S
         while kd.stop.processor_count != 2:
@@ -338,9 +295,9 @@ def processors(arguments):
         kd.resume()
 
 
-@test([X64], "another boot")
-def another_boot(arguments):
-    with Vm("ram", *arguments, "--reboot", "--scenario", "counter") as vm, connect(vm) as kd:
+@test("another boot", [DEBUGCON])
+def another_boot(way):
+    with way.vm("ram", "--reboot", "--scenario", "counter") as vm, client_of(vm) as kd:
         attach(kd)
         kd.version()
         kd.version()
@@ -348,17 +305,17 @@ def another_boot(arguments):
         vm.qmp().call("system_reset")
         wait_for("the second boot", lambda: vm.stats()["boots"] == 2, alive=vm.process)
         kd.close()
-        with connect(vm) as again:
+        with client_of(vm) as again:
             attach(again)
             again.version()
             expect(vm.stats()["asked_guest"]["first"] == first + 1, "the version of the boot before was repeated")
             again.go()
 
 
-@test([HOOK], "private RAM")
-def private_ram(arguments):
+@test("private RAM", [HOOK])
+def private_ram(way):
     """Read across processes, or said to be out of reach."""
-    with Vm("ram", *arguments, "--run", "--private-ram", "--scenario", "counter") as vm, connect(vm) as kd:
+    with way.vm("ram", "--run", "--private-ram", "--scenario", "counter") as vm, client_of(vm) as kd:
         attach(kd)
         expect(kd.read_virtual(kd.version().kern_base, 2) == b"MZ", "no kernel")
         if not vm.stats()["answers_from_ram"]:
@@ -367,9 +324,9 @@ def private_ram(arguments):
 
 # ---- --check-ram -----------------------------------------------------------------------------------------------
 
-@test(ALL, "--check-ram finds a guest that lies")
-def liar(arguments):
-    with Vm("ram", *arguments, "--lie", "--run", "--check-ram", "--scenario", "counter") as vm, connect(vm) as kd:
+@test("--check-ram finds a guest that lies", ALL)
+def liar(way):
+    with way.vm("ram", "--lie", "--run", "--check-ram", "--scenario", "counter") as vm, client_of(vm) as kd:
         attach(kd)
         base = kd.version().kern_base
         at = kd.exports(base)["TkLie"] + 13
@@ -442,12 +399,11 @@ class Broker:
         return reply[56:]
 
 
-FAKE = [("fake VMM",)]
 
 
-@test(FAKE, "a map of RAM that comes, changes and goes")
-def map_changes(arguments):
-    with Broker(*arguments) as b:
+@test("a map of RAM that comes, changes and goes")
+def map_changes():
+    with Broker() as b:
         b.stop()
         expect(b.read() is None, "without a map RAM was read")
         expect(any("not known where" in r for r in b.remarks()), f"list: {b.remarks()}")
@@ -473,9 +429,9 @@ def map_changes(arguments):
         expect(b.read() is None and any("not known where" in r for r in b.remarks()), f"list: {b.remarks()}")
 
 
-@test(FAKE, "registers that are unknown, a guest's guest")
-def registers_unknown(arguments):
-    with Broker(*arguments) as b:
+@test("registers that are unknown, a guest's guest")
+def registers_unknown():
+    with Broker() as b:
         b.vmm.memory([b.ram.piece()], [b.ram.fd])
         b.vmm.registers = (0, 0, 0, 0)
         b.stop()
@@ -490,9 +446,9 @@ def registers_unknown(arguments):
         expect(asked["mode"] == 2 and asked["nested"] == 2, str(asked))
 
 
-@test(FAKE, "the stop page: no epoch in which the guest's guest's registers would be taken for its own")
-def nested_epoch(arguments):
-    with Broker(*arguments) as b:
+@test("the stop page: no epoch in which the guest's guest's registers would be taken for its own")
+def nested_epoch():
+    with Broker() as b:
         b.vmm.memory([b.ram.piece()], [b.ram.fd])
         b.stop()
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as ram:
@@ -509,9 +465,9 @@ def nested_epoch(arguments):
             expect(epoch % 2 == is_asleep, f"flags {flags}: epoch {epoch}")
 
 
-@test(FAKE, "RAM is read when the guest has come back, not before")
-def comes_back(arguments):
-    with Broker(*arguments) as b:
+@test("RAM is read when the guest has come back, not before")
+def comes_back():
+    with Broker() as b:
         b.vmm.memory([b.ram.piece()], [b.ram.fd])
         b.stop()
         b.vmm.on_deliver = lambda request: b.ram.bytes.__setitem__(slice(BASE_GPA, BASE_GPA + 4), b"done")
@@ -532,10 +488,10 @@ def comes_back(arguments):
         expect(b.read(count=4) == b"anew", "old registers")
 
 
-@test(FAKE, "RAM in another process")
-def remote(arguments):
+@test("RAM in another process")
+def remote():
     """Read with the kernel's knowledge of who the VMM is: this test's process, whatever the message says."""
-    with Broker(*arguments) as b:
+    with Broker() as b:
         address = ctypes.addressof(ctypes.c_char.from_buffer(b.ram.bytes))
         b.ram.bytes[BASE_GPA:BASE_GPA + 16] = b"across processes"
         b.vmm.memory([b.ram.piece(at=address, file=REMOTE)], pid=1)
@@ -580,11 +536,11 @@ class Successor:
         os.waitpid(self.pid, 0)
 
 
-@test(FAKE, "root's broker reads a user's VMM, and no program that has taken its place")
-def deputy(arguments):
+@test("root's broker reads a user's VMM, and no program that has taken its place")
+def deputy():
     if os.geteuid() != 0:
         raise Skip("only root can start root's broker")
-    b = Broker(*arguments)
+    b = Broker()
     program = str(b.folder / "of-root")
     shutil.copy("/bin/sleep", program)
     os.chmod(program, 0o4755)
@@ -607,8 +563,8 @@ def deputy(arguments):
         vmm.end()
 
 
-@test(FAKE, "--check-ram with a guest that refuses")
-def check_refusal(arguments):
+@test("--check-ram with a guest that refuses")
+def check_refusal():
     with Broker("--check-ram") as b:
         b.vmm.memory([b.ram.piece()], [b.ram.fd])
         b.stop()
@@ -618,28 +574,5 @@ def check_refusal(arguments):
         expect(any("56 bytes and status 0xC0000001, RAM has 72 bytes" in r for r in b.remarks()), f"list: {b.remarks()}")
 
 
-# ---- running ---------------------------------------------------------------------------------------------------
-
-def main():
-    print(f"note KVM: {KVM} ({KVM_REMARK})")
-    words = sys.argv[1:]
-    for name, function, arguments in TESTS:
-        if words and not any(word in name for word in words):
-            continue
-        if "kvm" in arguments and KVM == "missing":
-            REPORT.skip(name, f"KVM: {KVM_REMARK}")
-            continue
-        try:
-            function(arguments)
-        except Skip as why:
-            REPORT.skip(name, str(why))
-        except (Failed, Hang, KdError, OSError, RuntimeError, KeyError, ValueError) as problem:
-            traceback.print_exc(file=sys.stdout)
-            REPORT.fail(name, f"{type(problem).__name__}: {str(problem).splitlines()[0] if str(problem) else ''}")
-        else:
-            REPORT.ok(name)
-    return REPORT.finish()
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -397,9 +397,14 @@ static void enter_wait(struct call *c)
 
 // ---- Messages to the broker ---------------------------------------------------------------------
 
+#define GUEST_STATES_KNOWN (GUEST_PHASE1 | GUEST_NOT_PRESENT | GUEST_BOOTED_ALONE) // the guest's word: no other bits are passed on
+
 static struct link_guest guest_of(const struct call *c)
 {
+	struct area_words w;
+	bool has_words = area_read_words(&c->area, &w) == AREA_OK; // a page that changed hands: its registration ends with the next call
 	return (struct link_guest){
+		.state = has_words ? w.guest_state & GUEST_STATES_KNOWN : 0,
 		.version = c->area.version, .features = c->area.features, .arch = c->area.arch,
 		.page_count = c->area.page_count, .module_base = c->area.module_base,
 		.head_gpa = c->area.page_gpa[0],

@@ -614,6 +614,39 @@ static void what_was_not_collected_may_be_withdrawn(void **state)
 	assert_answer(f, CODE_OK);
 }
 
+static uint32_t hello_state(struct fixture *f)
+{
+	struct link_hello hello;
+	call_hello(&f->call, 1, "vm", &hello);
+	return hello.guest.state;
+}
+
+static void a_broker_learns_the_guests_state_of_that_moment(void **state)
+{
+	struct fixture *f = *state;
+	assert_int_equal(hello_state(f), 0); // nobody is registered
+	assert_int_equal(do_register(f), CODE_OK);
+	assert_int_equal(hello_state(f), 0);
+	f->guest.head->guest_state = 0xFFFFFFFF; // bits that this host does not know
+	assert_int_equal(hello_state(f), GUEST_PHASE1 | GUEST_NOT_PRESENT | GUEST_BOOTED_ALONE);
+	f->guest.head->guest_state = GUEST_PHASE1 | GUEST_BOOTED_ALONE;
+	assert_int_equal(hello_state(f), GUEST_PHASE1 | GUEST_BOOTED_ALONE);
+	f->guest.head->page.nonce++; // the page is somebody else's now
+	assert_int_equal(hello_state(f), 0);
+}
+
+static void a_registration_tells_the_guests_state(void **state)
+{
+	struct fixture *f = *state;
+	struct link_guest guest;
+	attach(f);
+	f->guest.head->guest_state = 0xFF00 | GUEST_PHASE1 | GUEST_BOOTED_ALONE;
+	assert_int_equal(do_register(f), CODE_OK);
+	assert_message(f, LINK_REGISTERED);
+	memcpy(&guest, f->message.body, sizeof(guest));
+	assert_int_equal(guest.state, GUEST_PHASE1 | GUEST_BOOTED_ALONE);
+}
+
 static void a_wait_outlives_its_broker(void **state)
 {
 	struct fixture *f = *state;
@@ -937,6 +970,8 @@ int main(void)
 		TEST(a_guest_that_does_something_else_after_a_kick),
 		TEST(without_a_broker_nothing_is_collected),
 		TEST(what_was_not_collected_may_be_withdrawn),
+		TEST(a_broker_learns_the_guests_state_of_that_moment),
+		TEST(a_registration_tells_the_guests_state),
 		TEST(a_wait_outlives_its_broker),
 		TEST(a_wait_that_nobody_heard_of_is_told_to_the_first_broker),
 		TEST(a_new_broker_during_a_kick_makes_the_wait_resend),

@@ -132,7 +132,8 @@ enum call_code {
 // area_head.guest_state
 #define GUEST_PHASE1 (1u << 0)      // KdDebuggerInitialize1 was called
 #define GUEST_NOT_PRESENT (1u << 1) // the module has set KdDebuggerNotPresent
-// The kernel came to phase 1 without a debugger and stays so for its life: an x64 Windows guards its code from then on (bug check 0x109).
+// No broker listened when the kernel came to phase 1, so that it saw no debugger. Stays for the kernel's life: an x64 Windows guards its code from then
+// on (bug check 0x109). Whoever comes later may ask: link_guest.state (wire/link.h).
 #define GUEST_BOOTED_ALONE (1u << 2)
 
 #define ARCH_X64 0x8664u // PE machine numbers

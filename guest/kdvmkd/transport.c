@@ -74,14 +74,25 @@ void transport_start(struct transport *t)
 	transport_leave(t);
 }
 
+// KdDebuggerNotPresent alone does not tell: a registration clears it, also where no broker stands behind the link, until the first packet
+// that nobody takes sets it again.
+static bool has_listener(struct transport *t)
+{
+	if (!link_ready(t) && !link_register(t)) // no link is no failure
+		return false;
+	return !t->is_nobody && order_load(&area_head(&t->area)->host_flags) & HOST_F_LISTENER;
+}
+
 void transport_phase1(struct transport *t)
 {
 	if (!transport_enter(t))
 		return;
+	bool is_first = !(t->area.guest_state & GUEST_PHASE1);
 	t->is_phase1 = true;
 	area_set_state(&t->area, GUEST_PHASE1, true);
-	if (!link_ready(t))
-		(void)link_register(t); // no link is no failure
+	bool is_alone = !has_listener(t);
+	if (is_first && is_alone)
+		area_set_state(&t->area, GUEST_BOOTED_ALONE, true); // never taken back: the kernel has made up its mind
 	transport_leave(t);
 }
 

@@ -125,7 +125,7 @@ void transport_bind(struct transport *t, const struct machine *machine, void *ct
 // debugger is present. Legal again at any time.
 void transport_start(struct transport *t);
 
-// KdDebuggerInitialize1 and later phases: polls need no port call from now on.
+// KdDebuggerInitialize1 and later phases: polls need no port call from now on. The first call notes whether a broker listened (GUEST_BOOTED_ALONE).
 void transport_phase1(struct transport *t);
 
 // Before the machine sleeps: the host forgets the area. A kernel that goes on sending (while it writes its hibernation

@@ -266,6 +266,104 @@ static void absent_broker_sets_not_present(void **state)
 	assert_works();
 }
 
+static bool booted_alone(void) { return bench.t.area.guest_state & GUEST_BOOTED_ALONE; }
+
+static void boot_without_any_host_is_remembered(void **state)
+{
+	(void)state;
+	start(false, false);
+	assert_true(booted_alone());
+	bench.h.has_hook = true;
+	pass_second();
+	assert_false(poll()); // finds it
+	assert_int_equal(bench.t.link, LINK_PORTCALL);
+	assert_true(bench.h.is_present);
+	assert_int_equal(fake_head(&bench.h)->guest_state, GUEST_PHASE1 | GUEST_BOOTED_ALONE);
+	transport_phase1(enter());
+	assert_true(booted_alone());
+	assert_works();
+	assert_true(booted_alone());
+}
+
+// A registration tells the kernel that a debugger is present. It is not what counts.
+static void boot_with_a_link_but_no_broker_is_remembered(void **state)
+{
+	(void)state;
+	for (int packets = 0; packets < 2; packets++) {
+		setup(true, false);
+		bench.h.has_broker = false;
+		transport_start(enter());
+		if (packets)
+			send_load();
+		assert_int_equal(bench.h.is_present, !packets);
+		transport_phase1(enter());
+		assert_true(booted_alone());
+		bench.h.has_broker = true;
+		pass_second();
+		assert_false(poll());
+		assert_true(booted_alone());
+		assert_works();
+	}
+}
+
+static void boot_with_a_broker_is_not_alone(void **state)
+{
+	(void)state;
+	start(true, false);
+	assert_false(booted_alone());
+	bench.h.has_broker = false;
+	pass_second();
+	assert_false(poll());
+	transport_phase1(enter()); // a second time: the kernel has made up its mind
+	assert_false(booted_alone());
+	start(false, true);
+	assert_false(booted_alone());
+}
+
+static void a_broker_that_comes_before_phase_1_counts(void **state)
+{
+	(void)state;
+	setup(true, false);
+	bench.h.has_broker = false;
+	transport_start(enter());
+	send_load();
+	bench.h.has_broker = true;
+	assert_false(poll());
+	transport_phase1(enter());
+	assert_false(booted_alone());
+}
+
+static void a_broker_that_leaves_before_phase_1_does_not(void **state)
+{
+	(void)state;
+	setup(true, false);
+	transport_start(enter());
+	bench.h.has_broker = false;
+	assert_false(poll());
+	transport_phase1(enter());
+	assert_true(booted_alone());
+	setup(false, true);
+	transport_start(enter());
+	bench.h.is_deaf = true; // it died, and what it said last stands in the head
+	assert_false(poll());
+	assert_int_equal(fake_head(&bench.h)->host_flags, HOST_F_LISTENER);
+	transport_phase1(enter());
+	assert_true(booted_alone());
+}
+
+static void a_slow_host_counts(void **state)
+{
+	(void)state;
+	setup(false, true);
+	bench.h.is_slow = true;
+	transport_start(enter());
+	assert_false(bench.h.is_present);
+	fake_answer_late(&bench.h);
+	transport_phase1(enter());
+	assert_true(bench.h.is_present);
+	assert_false(booted_alone());
+}
+
 // KD reference, section 1.9: what may be dropped when nobody listens, and nothing else.
 static void only_the_listed_packets_are_dropped(void **state)
 {
@@ -499,6 +597,12 @@ int main(void)
 		cmocka_unit_test(host_codes_become_kernel_codes),
 		cmocka_unit_test(breakin_is_reported_once),
 		cmocka_unit_test(absent_broker_sets_not_present),
+		cmocka_unit_test(boot_without_any_host_is_remembered),
+		cmocka_unit_test(boot_with_a_link_but_no_broker_is_remembered),
+		cmocka_unit_test(boot_with_a_broker_is_not_alone),
+		cmocka_unit_test(a_broker_that_comes_before_phase_1_counts),
+		cmocka_unit_test(a_broker_that_leaves_before_phase_1_does_not),
+		cmocka_unit_test(a_slow_host_counts),
 		cmocka_unit_test(only_the_listed_packets_are_dropped),
 		cmocka_unit_test(each_kind_of_packet_makes_its_calls),
 		cmocka_unit_test(broker_that_leaves_in_a_droppable_wait),

@@ -57,6 +57,16 @@ static void run_counter(uint64_t arg)
     }
 }
 
+// Never flat out: many debuggers read along, and each must be able to see every line.
+static void run_ticker(uint64_t ticks)
+{
+    for (uint64_t n = 1;; n++) {
+        DbgPrint("TK: ticker %llu\n", (unsigned long long)n);
+        TkTick(1);
+        scenario_wait_ticks(ticks != 0 ? (unsigned)ticks : 1);
+    }
+}
+
 NOINLINE void TkSpin(void)
 {
     unsigned cpu = hal_cpu_index();
@@ -120,6 +130,7 @@ static void run_bench(uint64_t arg)
 
 const struct scenario scenarios_run[] = {
     {.name = "counter", .help = "calls TkTick(1) and TkOuter for ever", .run = run_counter},
+    {.name = "ticker", .help = "prints a numbered line and calls TkTick(1) every ticker=N clock ticks, for ever", .run = run_ticker},
     {.name = "smp", .help = "every CPU spins in TkSpin (the first in TkSpinBoot) and counts in TkCpuCounters", .run = run_smp},
     {.name = "smpprint", .help = "every CPU prints smpprint=N lines at the same time, 50 without N",
      .run = run_smpprint},
