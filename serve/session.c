@@ -713,19 +713,26 @@ static bool may_control(const struct session_client *c)
 	return !s->controller || s->controller == c;
 }
 
-static void give_success(struct session_client *c, const uint8_t *request)
+// For an API that is answered so by nobody else.
+static bool give_status(struct session_client *c, const uint8_t *request, uint32_t status)
 {
 	uint8_t reply[KD_MANIPULATE_SIZE];
 
 	memcpy(reply, request, sizeof(reply));
-	put_le32(reply + MANIPULATE_OFFSET_STATUS, KD_STATUS_SUCCESS);
+	put_le32(reply + MANIPULATE_OFFSET_STATUS, status);
 	client_give_reply(c, reply, sizeof(reply));
+	return true;
 }
 
-static bool deny(struct session_client *c, const uint8_t *body)
+// It gets a state change in place of a reply, if there is one to be had.
+static bool give_report(struct session_client *c, bool is_again)
 {
-	c->session->counters.denied++;
-	client_give_failure(c, body, KD_STATUS_ACCESS_DENIED);
+	struct session *s = c->session;
+
+	c->believes = 0;
+	if (is_again && s->is_announced && session_has_current(s))
+		client_give_current(c);
+	client_pump(c);
 	return true;
 }
 
@@ -734,27 +741,23 @@ static bool refuse_request(struct session_client *c, const uint8_t *body)
 {
 	struct session *s = c->session;
 	enum session_right right = session_right_for(get_le32(body));
-	bool is_present = c->told == s->stop && is_stopped(s);
+	bool is_present = c->told == s->stop && is_stopped(s), is_denied = right != RIGHT_READ && !may_control(c);
 
-	if (right == RIGHT_RESTORE && !may_control(c)) {
-		give_success(c, body);
-		return true;
-	}
-	if (right == RIGHT_CONTINUE || right == RIGHT_REPORT) {
-		if (is_present && may_control(c))
-			return false;
-		s->counters.denied += !may_control(c) && right == RIGHT_REPORT;
-		c->believes = 0;
-		if (right == RIGHT_REPORT && s->is_announced && is_stopped(s))
-			client_give_current(c);
-		client_pump(c);
-		return true;
-	}
-	if (right != RIGHT_READ && !may_control(c))
-		return deny(c, body);
-	if (is_stopped(s) && (is_present || right != RIGHT_STOP))
+	if (right == RIGHT_RESTORE && is_denied)
+		return give_status(c, body, KD_STATUS_SUCCESS);
+	if (right == RIGHT_CONTINUE)
+		return (is_denied || !is_present) && give_report(c, false);
+	s->counters.denied += is_denied;
+	if (right == RIGHT_SWITCH && is_denied)
+		return give_status(c, body, KD_STATUS_ACCESS_DENIED);
+	if (right == RIGHT_SWITCH || right == RIGHT_REPORT)
+		return (is_denied || !is_present) && give_report(c, is_stopped(s));
+	if (is_denied)
+		client_give_failure(c, body, KD_STATUS_ACCESS_DENIED);
+	else if (is_stopped(s) && (is_present || right != RIGHT_STOP))
 		return false;
-	client_give_failure(c, body, KD_STATUS_UNSUCCESSFUL);
+	else
+		client_give_failure(c, body, KD_STATUS_UNSUCCESSFUL);
 	return true;
 }
 

@@ -17,9 +17,9 @@
 // that does something which needs it while it is free. It is passed on by session_control_take and _give; when its holder leaves, it goes to who asked for it first, or is free.
 //   the controller   everything
 //   an observer      reads (memory, registers, version) while the guest is stopped. The rest (serve/session_rights.h: writes, breakpoints, ports, ...) fails at
-//                    once with KD_STATUS_ACCESS_DENIED, what has no reply is dropped. SwitchProcessor, crash and reboot have none, and who sends them waits
-//                    for a state change: it is given the present one again, as a kernel does for a processor that is not there. RestoreBreakPoint
-//                    succeeds without effect: WinDbg restores 1 to 32 when it connects. A break-in is answered by one line that somebody else has control.
+//                    once with KD_STATUS_ACCESS_DENIED (SwitchProcessor, too, whose success has no reply); what has no reply is dropped. Who sends a
+//                    crash or reboot waits for a state change: it is given the present one again. RestoreBreakPoint succeeds without effect: WinDbg
+//                    restores 1 to 32 when it connects. A break-in is answered by one line that somebody else has control.
 //                    Prompts are shown as prints, file requests not at all.
 // What a client knows. KDCOM tells a debugger of a stop only when that waits for one, so every client is at a stop, or waits. Its Continue, Continue2 lets
 // the guest run only if it is the controller's and the stop it was told is the present one. Otherwise it is answered by the next stop, or at once when one

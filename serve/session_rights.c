@@ -24,7 +24,8 @@ enum session_right session_right_for(uint32_t api)
 	case KD_API_CONTINUE:
 	case KD_API_CONTINUE2: return RIGHT_CONTINUE;
 
-	case KD_API_SWITCH_PROCESSOR:
+	case KD_API_SWITCH_PROCESSOR: return RIGHT_SWITCH;
+
 	case KD_API_REBOOT:
 	case KD_API_CAUSE_BUGCHECK: return RIGHT_REPORT;
 

@@ -12,7 +12,8 @@ enum session_right {
 	RIGHT_READ,     // everybody, while the guest is stopped
 	RIGHT_RESTORE,  // RestoreBreakPoint: the controller; anybody else is told of a success that was none
 	RIGHT_CONTINUE, // Continue, Continue2: the controller, of the stop that it was told
-	RIGHT_REPORT,   // the controller, of that stop; another state change follows in place of a reply
+	RIGHT_SWITCH,   // SwitchProcessor: the controller, of that stop. Another state change follows; only who may not gets a reply
+	RIGHT_REPORT,   // the controller, of that stop. No reply; who may not is given its state change again
 	RIGHT_STOP,     // the controller, of that stop: what belongs to the stopped processor
 	RIGHT_CONTROL,  // the controller
 };
