@@ -326,8 +326,13 @@ static void on_control_space(struct peer *peer, struct kd_manipulate *m)
 	reply(peer, m, special, size);
 }
 
-static void on_switch(struct peer *peer, const struct kd_manipulate *m)
+static void on_switch(struct peer *peer, struct kd_manipulate *m)
 {
+	if (peer->options.fault == PEER_OBSERVED) {
+		m->status = KD_STATUS_ACCESS_DENIED;
+		reply(peer, m, NULL, 0);
+		return;
+	}
 	if (m->processor < PROCESSORS && m->processor != peer->processor) {
 		peer->processor = m->processor;
 		peer->code = KD_STATUS_WAKE_DEBUGGER;

@@ -32,6 +32,7 @@ enum peer_fault {
 	PEER_CUT,           // closes after peer_options.cut_after bytes
 	PEER_KEEPS_BREAKPOINTS, // does not drop breakpoints in the code window
 	PEER_PROCESSORS,    // processor 9 of 4000000000
+	PEER_OBSERVED,      // a broker that has given control to another debugger: refuses SwitchProcessor
 };
 
 struct peer_options {
