@@ -205,7 +205,7 @@ bool session_is_at_stop(const struct session_client *c);
 // ---- Control ------------------------------------------------------------------------------------------------
 enum session_control {
 	SESSION_CONTROL_TAKEN, // it has control now, or had it
-	SESSION_CONTROL_HELD,  // somebody else has it, who was told that this one asks
+	SESSION_CONTROL_HELD,  // somebody else has it, who acknowledges what it is told, and was told that this one asks
 };
 // It has asked for control and has not got it.
 bool session_asks(const struct session_client *c);

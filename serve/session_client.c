@@ -280,6 +280,7 @@ static void give_prompt_as_print(struct session_client *c, const struct session_
 	if (get_le32(body + DEBUG_IO_OFFSET_LENGTH) > text_len)
 		put_le32(body + DEBUG_IO_OFFSET_LENGTH, text_len);
 	client_give_print(c, p->kd_type, body, p->body_len);
+	c->told = c->session->stop;
 }
 
 static void give_stop(struct session_client *c)

@@ -696,6 +696,16 @@ static void test_a_deaf_controller_delays_nobody(void **state)
 	did("b:expect(0) send(7 3031 droppable) expect(2) b:send(7 3031 droppable) b:expect(2) deliver(2 3136)+");
 }
 
+static void test_control_of_a_deaf_one_may_be_taken(void **state)
+{
+	(void)state;
+	running_with(2);
+	guest_prints("x");
+	clients[A].is_flying = false;
+	session_client_given_up(clients[A].c);
+	assert_int_equal(session_control_take(clients[B].c, false), SESSION_CONTROL_TAKEN);
+}
+
 static void test_a_deaf_observer_delays_nobody(void **state)
 {
 	(void)state;
@@ -725,6 +735,9 @@ static void test_a_prompt_is_the_controllers_and_text_to_the_others(void **state
 	did("send(3 3231) expect(3) b:send(3 3230 droppable)");
 	assert_last_text("name?");
 	assert_int_equal(get_le32(last_body + 8), 5);
+	client_acks(B);
+	guest_packet(KD_PACKET_DEBUG_IO, prompt, sizeof(prompt), KD_PACKET_DEBUG_IO); // said again
+	did("expect(0)");
 	session_client_packet(clients[B].c, KD_PACKET_DEBUG_IO, prompt, sizeof(prompt));
 	did("");
 	assert_int_equal(s.counters.requests_refused, 1);
@@ -1242,6 +1255,7 @@ int main(void)
 		T(test_other_stops_wait_for_a_controller),
 		T(test_the_controller_that_leaves_lets_a_load_go_on),
 		T(test_a_deaf_controller_delays_nobody),
+		T(test_control_of_a_deaf_one_may_be_taken),
 		T(test_a_deaf_observer_delays_nobody),
 		T(test_a_prompt_is_the_controllers_and_text_to_the_others),
 		T(test_a_prompt_goes_with_control),

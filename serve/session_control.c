@@ -81,7 +81,7 @@ enum session_control session_control_take(struct session_client *c, bool is_forc
 
 	if (holder == c)
 		return SESSION_CONTROL_TAKEN;
-	if (holder && !is_forced) {
+	if (holder && !holder->is_deaf && !is_forced) {
 		if (!c->asks)
 			c->asks = ++s->control_asked;
 		session_tell(holder, "vmkd: another debugger asks for control of this VM; `vmkd control NAME give` hands it over\n");
