@@ -166,6 +166,8 @@ static uint32_t begin_register(struct call *c, const struct gpa_map *map, const 
 	}
 	c->stats.registrations++;
 	c->refused_version = 0;
+	c->dialect = args->dialect;
+	c->dialect_version = args->dialect_version;
 	c->owed |= OWE_REGISTERED;
 	if (c->is_breakin_pending)
 		(void)area_attention_set(&c->area, ATTENTION_BREAKIN); // lost: conclude finds it as well
@@ -402,6 +404,8 @@ static void enter_wait(struct call *c)
 static struct link_guest guest_of(const struct call *c)
 {
 	struct area_words w;
+	if (c->dialect != LINK_DIALECT_VMKD) // the area is the stand-in's, in this process
+		return (struct link_guest){ .dialect = c->dialect, .version = c->dialect_version, .arch = c->area.arch };
 	bool has_words = area_read_words(&c->area, &w) == AREA_OK; // a page that changed hands: its registration ends with the next call
 	return (struct link_guest){
 		.state = has_words ? w.guest_state & GUEST_STATES_KNOWN : 0,
