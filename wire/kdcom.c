@@ -251,10 +251,14 @@ static void on_reset(struct kdcom *k, struct kdcom_event *ev)
 	k->is_in_step = true;
 	ev->kind = KDCOM_EV_RESET;
 	ev->is_answer = k->resets_due > 0;
-	if (ev->is_answer)
+	if (ev->is_answer) {
 		k->resets_due--;
-	else
+	} else {
 		put_control(k, KDCOM_RESET, 0);
+		// A target answers every RESET, this answer too: that is not to be answered again.
+		k->resets_due = k->role == KDCOM_DEBUGGER;
+		k->is_reset_armed = false;
+	}
 	if (!k->is_sending)
 		return;
 	if (k->role == KDCOM_TARGET) {
