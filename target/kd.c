@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "target/error.h"
+#include "target/stop.h"
 #include "wire/le.h"
 
 // How what a broker prints to a debugger that it turns away begins.
@@ -204,25 +205,11 @@ static size_t command_text(const struct kd_state_change *change, const uint8_t *
 
 static void push_stop(struct kd *kd, const struct kd_state_change *change, bool is_repeated)
 {
-	struct vmkd_event event = { .processor = change->processor, .thread = plain(kd, change->thread), .pc = plain(kd, change->pc),
-				    .is_repeated = is_repeated };
-	const uint8_t *text = change->data;
-	size_t text_len = 0;
+	struct vmkd_event event;
+	const uint8_t *text;
+	size_t text_len = stop_event(change, kd->machine, &event, &text);
 
-	switch (change->state) {
-	case KD_STATE_EXCEPTION:
-		fill_exception(kd, &change->u.exception, &event);
-		break;
-	case KD_STATE_LOAD_SYMBOLS:
-		fill_load(kd, &change->u.load_symbols, &event);
-		if (change->u.load_symbols.name_len > 0)
-			text_len = strnlen((const char *)text, change->u.load_symbols.name_len);
-		break;
-	default:
-		event.kind = VMKD_EVENT_COMMAND;
-		text_len = command_text(change, &text);
-		break;
-	}
+	event.is_repeated = is_repeated;
 	push(kd, &event, text, text_len, NULL, 0);
 }
 
@@ -271,16 +258,10 @@ static void take_debug_io(struct kd *kd, const uint8_t *body, size_t len, bool i
 		kd_log(kd, VMKD_LOG_WARNING, "a print of %zu bytes cannot be understood; it is ignored", len);
 		return;
 	}
-	bool is_prompt = io.api == KD_DEBUG_IO_PROMPT;
-	// data after the text of a prompt is none of its text
-	uint32_t text_len = io.length < io.data_len ? io.length : io.data_len;
-	struct vmkd_event event = { .kind = is_prompt ? VMKD_EVENT_PROMPT : VMKD_EVENT_PRINT,
-				    .processor = io.processor,
-				    .prompt_max = is_prompt ? io.read_length : 0 };
-	if (is_prompt) {
-		uint32_t most = KD_BODY_MAX - KD_DEBUG_IO_SIZE;
-		if (event.prompt_max > most)
-			event.prompt_max = most;
+	struct vmkd_event event;
+	const uint8_t *text;
+	size_t text_len = stop_print_event(&io, &event, &text);
+	if (event.kind == VMKD_EVENT_PROMPT) {
 		kd->state = VMKD_STATE_PROMPT;
 	} else {
 		// A broker may say something of its own while the kernel is stopped.
@@ -291,7 +272,7 @@ static void take_debug_io(struct kd *kd, const uint8_t *body, size_t len, bool i
 		kd->is_refusal_held = is_first && find_refusal(kd) == kd->print_tail;
 	}
 	if (!kd->is_refusal_held)
-		push(kd, &event, io.data, text_len, NULL, 0);
+		push(kd, &event, text, text_len, NULL, 0);
 }
 
 // The connection goes on: it was a print like any other.

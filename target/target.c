@@ -8,6 +8,7 @@
 
 #include "target/error.h"
 #include "target/ram.h"
+#include "target/replay.h"
 #include "target/stream.h"
 #include "target/target.h"
 #include "target/url.h"
@@ -121,7 +122,8 @@ static void set_defaults(struct vmkd_open_options *options)
 		options->resend_ms = KDCOM_DEBUGGER_RETRY_MS;
 }
 
-struct vmkd_error *vmkd_target_open_fd(int fd, const char *name, const struct vmkd_open_options *options, struct vmkd_target **ret)
+// With `path` a trace, else the stream `fd`.
+static struct vmkd_error *open_backend(int fd, const char *path, const char *name, const struct vmkd_open_options *options, struct vmkd_target **ret)
 {
 	struct vmkd_target *target = calloc(1, sizeof(*target));
 
@@ -134,7 +136,8 @@ struct vmkd_error *vmkd_target_open_fd(int fd, const char *name, const struct vm
 	bptable_init(&target->breakpoints);
 	target->needs_sweep = true;
 	struct backend_owner owner = { .closure = target, .stopped = on_stopped, .restarted = on_restarted, .turned = on_turned, .log = on_log };
-	struct vmkd_error *error = kd_create(fd, target->name, &target->options, &owner, &target->backend);
+	struct vmkd_error *error = path ? replay_create(path, target->name, &owner, &target->backend) :
+					  kd_create(fd, target->name, &target->options, &owner, &target->backend);
 	if (error) {
 		free(target);
 		return error;
@@ -146,6 +149,11 @@ struct vmkd_error *vmkd_target_open_fd(int fd, const char *name, const struct vm
 struct vmkd_error *vmkd_target_open(const char *url_text, const struct vmkd_open_options *options, struct vmkd_target **ret)
 {
 	struct vmkd_open_options defaults = { 0 };
+struct vmkd_error *vmkd_target_open_fd(int fd, const char *name, const struct vmkd_open_options *options, struct vmkd_target **ret)
+{
+	return open_backend(fd, NULL, name, options, ret);
+}
+
 	struct url url;
 	int fd CLEANUP_CLOSE = -1;
 
@@ -156,6 +164,8 @@ struct vmkd_error *vmkd_target_open(const char *url_text, const struct vmkd_open
 	if (!error)
 		error = url_connect(&url, defaults.connect_timeout_ms, &fd);
 	if (!error)
+	if (!error && url.is_trace)
+		return open_backend(-1, url.at.path, url_text, &defaults, ret);
 		error = vmkd_target_open_fd(fd, url_text, &defaults, ret);
 	if (error)
 		return error;
@@ -201,6 +211,8 @@ struct vmkd_error *vmkd_target_detach(struct vmkd_target *target, bool resume)
 	if (state == VMKD_STATE_RUNNING) {
 		if (bptable_next_written(&target->breakpoints, 0) == BPTABLE_MAX)
 			return NULL;
+	if (target->backend->ops->is_recorded)
+		return NULL;
 		error = stop_for_detach(target);
 		resume = true;
 	} else if (state != VMKD_STATE_STOPPED) {
