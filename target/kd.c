@@ -162,47 +162,6 @@ void kd_events_clear(struct kd *kd)
 
 // ---- state changes -------------------------------------------------------------------------------------------------------------
 
-static uint64_t plain(const struct kd *kd, uint64_t address)
-{
-	return kd->machine == KD_MACHINE_X86 ? (uint32_t)address : address;
-}
-
-static void fill_exception(const struct kd *kd, const struct kd_exception *exception, struct vmkd_event *event)
-{
-	event->kind = VMKD_EVENT_EXCEPTION;
-	event->exception_code = exception->code;
-	event->exception_flags = exception->flags;
-	event->exception_address = plain(kd, exception->address);
-	event->parameter_count = exception->parameter_count;
-	for (uint32_t i = 0; i < exception->parameter_count; i++)
-		event->parameters[i] = plain(kd, exception->parameters[i]);
-	event->is_first_chance = exception->first_chance != 0;
-}
-
-static void fill_load(const struct kd *kd, const struct kd_load_symbols *load, struct vmkd_event *event)
-{
-	bool is_notice = load->is_unload && (load->base == KD_BASE_REBOOT || load->base == KD_BASE_HIBERNATE);
-
-	event->kind = is_notice ? VMKD_EVENT_SHUTDOWN : VMKD_EVENT_MODULE;
-	event->is_unload = load->is_unload != 0;
-	event->module_base = is_notice ? load->base : plain(kd, load->base);
-	event->module_size = load->image_size;
-	event->module_checksum = load->checksum;
-	event->module_process = load->process_id;
-}
-
-// The command of `name NUL command NUL`.
-static size_t command_text(const struct kd_state_change *change, const uint8_t **ret_text)
-{
-	const uint8_t *end = change->data + change->data_len;
-	const uint8_t *command = change->data_len ? memchr(change->data, 0, change->data_len) : NULL;
-
-	if (!command)
-		return 0;
-	*ret_text = command + 1;
-	return strnlen((const char *)command + 1, (size_t)(end - command - 1));
-}
-
 static void push_stop(struct kd *kd, const struct kd_state_change *change, bool is_repeated)
 {
 	struct vmkd_event event;
