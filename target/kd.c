@@ -227,7 +227,7 @@ static void take_debug_io(struct kd *kd, const uint8_t *body, size_t len, bool i
 		if (kd->state != VMKD_STATE_STOPPED)
 			kd->state = VMKD_STATE_RUNNING;
 		snprintf(kd->print_tail, sizeof(kd->print_tail), "%.*s", (int)(text_len < KD_PRINT_TAIL ? text_len : KD_PRINT_TAIL - 1),
-			 (const char *)io.data);
+			 (const char *)text);
 		kd->is_refusal_held = is_first && find_refusal(kd) == kd->print_tail;
 	}
 	if (!kd->is_refusal_held)

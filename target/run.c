@@ -395,11 +395,27 @@ struct vmkd_error *target_resume_plain(struct vmkd_target *target)
 	return error;
 }
 
+// A trace goes on whatever is done to it: no register and no breakpoint has to be right for that.
+static struct vmkd_error *resume_recorded(struct vmkd_target *target, enum target_run run)
+{
+	struct vmkd_error *error = need_stopped(target);
+
+	if (!error)
+		error = target->backend->ops->resume(target->backend, KD_CONTINUE_HANDLED, false, 0);
+	if (error)
+		return error;
+	target->run = run;
+	forget_stop(target);
+	return NULL;
+}
+
 struct vmkd_error *vmkd_target_go(struct vmkd_target *target, enum vmkd_continue how)
 {
 	bool is_handled = how == VMKD_CONTINUE_HANDLED, has_here = false, is_int3 = false;
 	uint64_t pc;
 
+	if (target->backend->ops->is_recorded)
+		return resume_recorded(target, TARGET_RUN_NONE);
 	if (is_rebooting(target))
 		return resume_reboot(target);
 	struct vmkd_error *error = return_to_origin(target);
@@ -427,6 +443,9 @@ struct vmkd_error *vmkd_target_step(struct vmkd_target *target)
 {
 	bool has_here = false, is_int3 = false;
 	uint64_t pc;
+
+	if (target->backend->ops->is_recorded)
+		return resume_recorded(target, TARGET_RUN_STEP);
 	struct vmkd_error *error = move_origin_past_int3(target);
 
 	if (!error)
@@ -502,28 +521,11 @@ struct vmkd_error *vmkd_breakpoint_set(struct vmkd_target *target, uint64_t addr
 
 static struct vmkd_error *take_out(struct vmkd_target *target, uint32_t id)
 {
-// A trace goes on whatever is done to it: no register and no breakpoint has to be right for that.
-static struct vmkd_error *resume_recorded(struct vmkd_target *target, enum target_run run)
-{
-	struct vmkd_error *error = need_stopped(target);
-
-	if (!error)
-		error = target->backend->ops->resume(target->backend, KD_CONTINUE_HANDLED, false, 0);
-	if (error)
-		return error;
-	target->run = run;
-	target->step_processor = target->stop.processor;
-	forget_stop(target);
-	return NULL;
-}
-
 	struct bp *bp = bptable_get(&target->breakpoints, id);
 
 	if (!bp)
 		return vmkd_error_create(VMKD_E_NOT_FOUND, "there is no breakpoint %u: bl lists them", id);
 	if (bp->handle == 0 && bp->stale == 0)
-	if (target->backend->ops->is_recorded)
-		return resume_recorded(target, TARGET_RUN_NONE);
 		return NULL;
 	struct vmkd_error *error = need_stopped(target);
 	if (error)
@@ -554,9 +556,6 @@ struct vmkd_error *vmkd_breakpoint_enable(struct vmkd_target *target, uint32_t i
 	return error;
 }
 
-
-	if (target->backend->ops->is_recorded)
-		return resume_recorded(target, TARGET_RUN_STEP);
 uint32_t vmkd_breakpoint_count(const struct vmkd_target *target)
 {
 	uint32_t count = 0;

@@ -146,14 +146,14 @@ static struct vmkd_error *open_backend(int fd, const char *path, const char *nam
 	return NULL;
 }
 
-struct vmkd_error *vmkd_target_open(const char *url_text, const struct vmkd_open_options *options, struct vmkd_target **ret)
-{
-	struct vmkd_open_options defaults = { 0 };
 struct vmkd_error *vmkd_target_open_fd(int fd, const char *name, const struct vmkd_open_options *options, struct vmkd_target **ret)
 {
 	return open_backend(fd, NULL, name, options, ret);
 }
 
+struct vmkd_error *vmkd_target_open(const char *url_text, const struct vmkd_open_options *options, struct vmkd_target **ret)
+{
+	struct vmkd_open_options defaults = { 0 };
 	struct url url;
 	int fd CLEANUP_CLOSE = -1;
 
@@ -161,11 +161,11 @@ struct vmkd_error *vmkd_target_open_fd(int fd, const char *name, const struct vm
 		defaults = *options;
 	set_defaults(&defaults);
 	struct vmkd_error *error = url_parse(url_text, &url);
+	if (!error && url.is_trace)
+		return open_backend(-1, url.at.path, url_text, &defaults, ret);
 	if (!error)
 		error = url_connect(&url, defaults.connect_timeout_ms, &fd);
 	if (!error)
-	if (!error && url.is_trace)
-		return open_backend(-1, url.at.path, url_text, &defaults, ret);
 		error = vmkd_target_open_fd(fd, url_text, &defaults, ret);
 	if (error)
 		return error;
@@ -206,13 +206,13 @@ struct vmkd_error *vmkd_target_detach(struct vmkd_target *target, bool resume)
 	enum vmkd_state state = vmkd_target_state(target);
 	struct vmkd_error *error = NULL;
 
+	if (target->backend->ops->is_recorded)
+		return NULL;
 	if (state == VMKD_STATE_PROMPT || state == VMKD_STATE_FILE)
 		return vmkd_error_create(VMKD_E_STATE, "the target waits for an answer: answer it before leaving");
 	if (state == VMKD_STATE_RUNNING) {
 		if (bptable_next_written(&target->breakpoints, 0) == BPTABLE_MAX)
 			return NULL;
-	if (target->backend->ops->is_recorded)
-		return NULL;
 		error = stop_for_detach(target);
 		resume = true;
 	} else if (state != VMKD_STATE_STOPPED) {
