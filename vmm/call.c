@@ -270,7 +270,7 @@ uint32_t call_begin(struct call *c, const struct gpa_map *map, const struct call
 		call_cut(c, c->ending);
 	if (args->fn == CALL_REGISTER)
 		return begin_register(c, map, args);
-	if (!c->area.is_registered)
+	if (!c->area.is_registered || args->dialect != c->dialect) // or another module has registered since
 		return CODE_REREGISTER;
 	struct area_words w;
 	if (area_read_words(&c->area, &w)) {

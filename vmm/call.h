@@ -57,7 +57,7 @@ struct call_args {
 	uint32_t version; // CALL_REGISTER: AREA_VERSION of the guest; 0 = whatever the head says (debugcon)
 	uint32_t seq;     // all others: call_seq; must be what the head says
 	uint32_t vcpu;    // the VMM's number; 0xFFFFFFFF = unknown
-	uint32_t dialect; // CALL_REGISTER: enum link_dialect of the guest behind the area (vmm/virtualkd.h)
+	uint32_t dialect; // enum link_dialect of the guest behind the area (vmm/virtualkd.h)
 	uint32_t dialect_version; // CALL_REGISTER, another dialect than ours: its word for its version, 0 = not said
 	bool has_regs;    // cr0..efer come from the VMM; else from the head if AREA_FEATURE_CONTROL_REGS
 	uint64_t cr0, cr3, cr4, efer;
