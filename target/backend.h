@@ -36,6 +36,8 @@ struct backend_ops {
 	uint32_t (*machine)(const struct backend *backend); // KD_MACHINE_*, 0 = not known yet
 	void (*break_in)(struct backend *backend); // async-signal-safe
 	struct vmkd_error *(*resync)(struct backend *backend);
+	// Another kernel is there, and has not said so: as if it had just been connected to. Tells the owner, and queues VMKD_EVENT_RESTARTED.
+	struct vmkd_error *(*start_over)(struct backend *backend);
 	// Stopped, and nothing that the target sent waits to be looked at. One system call.
 	bool (*is_quiet)(const struct backend *backend);
 

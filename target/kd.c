@@ -333,7 +333,7 @@ bool kd_send_reset(struct kd *kd)
 
 // ---- turns ---------------------------------------------------------------------------------------------------------------------
 
-static void take_restart(struct kd *kd)
+void kd_restarted(struct kd *kd)
 {
 	struct vmkd_event event = { .kind = VMKD_EVENT_RESTARTED };
 
@@ -358,7 +358,7 @@ static void take_packet(struct kd *kd, const struct kdcom_event *packet)
 	if (packet->is_lost)
 		kd->lost_count++;
 	if (packet->is_sync && kd->has_spoken)
-		take_restart(kd);
+		kd_restarted(kd);
 	kd->has_spoken = true;
 	switch (packet->type) {
 	case KD_PACKET_STATE_CHANGE:

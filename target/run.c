@@ -192,7 +192,7 @@ static bool is_rebooting(const struct vmkd_target *target)
 	return target->has_stop && target->last_stop.kind == VMKD_EVENT_SHUTDOWN && target->last_stop.module_base == KD_BASE_REBOOT;
 }
 
-static struct vmkd_error *resume_reboot(struct vmkd_target *target)
+struct vmkd_error *target_resume_reboot(struct vmkd_target *target)
 {
 	uint32_t serial = target->stop_serial;
 
@@ -382,7 +382,7 @@ struct vmkd_error *target_resume_plain(struct vmkd_target *target)
 	bool is_int3 = false;
 
 	if (is_rebooting(target))
-		return resume_reboot(target);
+		return target_resume_reboot(target);
 	struct vmkd_error *error = return_to_origin(target);
 	if (!error)
 		error = prepare(target, &pc);
@@ -417,7 +417,7 @@ struct vmkd_error *vmkd_target_go(struct vmkd_target *target, enum vmkd_continue
 	if (target->backend->ops->is_recorded)
 		return resume_recorded(target, TARGET_RUN_NONE);
 	if (is_rebooting(target))
-		return resume_reboot(target);
+		return target_resume_reboot(target);
 	struct vmkd_error *error = return_to_origin(target);
 	if (!error)
 		error = prepare(target, &pc);

@@ -170,6 +170,8 @@ struct vmkd_error *vmkd_target_open(const char *url_text, const struct vmkd_open
 	if (error)
 		return error;
 	(void)cleanup_take_fd(&fd); // the target's now
+	if (url.is_vm)
+		snprintf((*ret)->vm_name, sizeof((*ret)->vm_name), "%s", url_text + strlen("vm:"));
 	if (url.is_vm && !defaults.no_ram)
 		(*ret)->ram = target_ram_connect(url.ram_path, *ret);
 	return NULL;
@@ -232,6 +234,8 @@ enum vmkd_state vmkd_target_state(const struct vmkd_target *target)
 	// Between a step that is this side's own business and what follows it, the target counts as running.
 	if (state == VMKD_STATE_STOPPED && target->run == TARGET_RUN_STEP_OVER)
 		return VMKD_STATE_RUNNING;
+	if (state == VMKD_STATE_RUNNING && target->revert_until > stream_now())
+		return VMKD_STATE_UNKNOWN; // that it runs was said of the time before
 	return state;
 }
 
@@ -327,6 +331,8 @@ struct vmkd_error *vmkd_target_wait(struct vmkd_target *target, int timeout_ms, 
 	do {
 		struct vmkd_error *error = target->backend->ops->wait(target->backend, deadline, &event);
 		if (!error)
+			error = target_revert_hidden(target, &event, &is_hidden);
+		if (!error && !is_hidden)
 			error = target_run_hidden(target, &event, &is_hidden);
 		if (error)
 			return error;

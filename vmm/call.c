@@ -98,7 +98,7 @@ static uint32_t conclude_guest_error(struct call *c, uint32_t seq)
 static uint32_t conclude_travelled(struct call *c, uint32_t seq)
 {
 	(void)area_write_code(&c->area, CODE_REREGISTER, seq);
-	call_cut(c, LINK_GONE_AREA);
+	call_cut(c, LINK_GONE_RESET);
 	return CODE_REREGISTER;
 }
 
@@ -202,7 +202,7 @@ bool call_look(struct call *c)
 	if (!c->area.is_registered || c->ending)
 		return false;
 	if (area_read_words(&c->area, &w)) {
-		call_cut(c, LINK_GONE_AREA);
+		call_cut(c, LINK_GONE_RESET); // nobody but a loaded snapshot writes there meanwhile
 		return true;
 	}
 	if (!has_travelled(c, &w))
@@ -215,7 +215,7 @@ bool call_look(struct call *c)
 	}
 	c->has_out = c->has_last = c->is_stopped = false;
 	forget_wait(c);
-	owe_gone(c, LINK_GONE_AREA); // what is kept of the area is for finding this guest's calls
+	owe_gone(c, LINK_GONE_RESET); // what is kept of the area is for finding this guest's calls
 	return true;
 }
 

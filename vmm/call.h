@@ -152,8 +152,9 @@ bool call_is_awaited(const struct call *c);
 // (LINK_F_RESUMES), or until it makes a call that a stopped guest does not make.
 bool call_is_stopped(const struct call *c);
 
-// Debugcon: the VMM may have put the memory of another time under the guest (a snapshot was loaded, of which no RESET tells). If it
-// did: an open call is over, the broker is told that nobody is registered, and a guest that is in a call there is told to register again. -> true: so it was, or the area is lost.
+// Debugcon: the VMM may have put the memory of another time under the guest (a snapshot was loaded, of which no RESET tells). To be asked
+// while the guest waits, or when the VM was paused: then it has not moved its pages itself. If it did: an open call is over, the broker is
+// told LINK_GONE_RESET, since nothing of what it knows needs to be true, and a guest that is in a call there is told to register again. -> true: so it was.
 // What the host gives a waiting guest (call_deliver, call_resend) begins with this look.
 bool call_look(struct call *c);
 

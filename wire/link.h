@@ -48,7 +48,7 @@ enum link_type {
 #define LINK_F_NESTED (1u << 3)    // WAITS, WAIT: the vCPU runs a guest of its guest: CR3 is not enough to find its memory
 
 enum link_gone {
-	LINK_GONE_RESET = 1,      // vCPU reset or QMP RESET
+	LINK_GONE_RESET = 1,      // vCPU reset, QMP RESET, or a snapshot was loaded: what was known of the kernel is void
 	LINK_GONE_SHUTDOWN = 2,   // triple fault
 	LINK_GONE_BYE = 3,        // the guest said so
 	LINK_GONE_AREA = 4,       // nonce or memory map no longer fit the registered pages

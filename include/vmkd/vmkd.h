@@ -11,6 +11,7 @@
 //     memory        vmkd_target_read, _write, _search, _fill, _memory_way
 //     breakpoints   vmkd_breakpoint_set, _remove, _enable, _count, _get
 //     modules       vmkd_modules_read, vmkd_modules_*
+//     snapshots     vmkd_snapshot_take, _revert, _delete, vmkd_snapshots_read
 //
 // Rules
 // - Threads: a target and everything read from it belong to one thread at a time. The one exception is vmkd_target_break_in,
@@ -455,6 +456,40 @@ VMKD_API const struct vmkd_module *vmkd_modules_find_name(const struct vmkd_modu
 VMKD_API struct vmkd_error *vmkd_module_timestamp(struct vmkd_target *target, uint64_t base, uint32_t *ret) VMKD_MUST_CHECK;
 // Why the list is incomplete; NULL = it is complete.
 VMKD_API const char *vmkd_modules_problem(const struct vmkd_modules *modules);
+
+// ---- snapshots -----------------------------------------------------------------------------------------------------------------
+// Of a vm:NAME that `vmkd run` has started, by its QEMU: the whole machine, memory and disks, in its qcow2 disks. The VM pauses meanwhile.
+// All of them block for QEMU's answers, at most timeout_ms (0 = 300000); one that came too late is still carried out. They need no certain state
+// of the target, and whoever else uses the VM's QMP monitor has to let go of it first.
+// Return besides what is named: UNSUPPORTED (not a vm:NAME), CONNECT (no such VM, or not of `vmkd run`), REFUSED (somebody else holds the
+// monitor), TARGET (QEMU cannot: no qcow2 disk to put it into, a device that cannot be saved; the message says it), TIMEOUT, GONE,
+// PROTOCOL, NO_MEMORY.
+
+#define VMKD_SNAPSHOT_NAME_MAX 64 // with its NUL
+
+struct vmkd_snapshot {
+	char name[256];       // one that was given elsewhere may be longer and stranger than those taken here
+	uint64_t taken_at;    // seconds since 1970
+	uint64_t vm_clock_ms; // how long the VM had run then
+	uint64_t size;        // bytes of its memory and devices
+};
+
+// name: 1 to 63 letters, digits, '.', '_' and '-', beginning with none of '.' and '-'. A snapshot of that name is replaced. Return NULL; ARGUMENT.
+VMKD_API struct vmkd_error *vmkd_snapshot_take(struct vmkd_target *target, const char *name, uint32_t timeout_ms) VMKD_MUST_CHECK;
+
+// Puts the VM back to the snapshot, under the same debugger: stopped where it was stopped then, running where it ran; a VM that is paused
+// stays paused. For the target that is another kernel: the state is UNKNOWN at first, VMKD_EVENT_RESTARTED comes, then what it says:
+// its stop, if it is stopped. Breakpoints of this session stay in its list and are set again at the next resume; what the
+// snapshot has in its kernel's table is removed at the first stop (keep_foreign_breakpoints).
+// Return NULL; NOT_FOUND (nothing has happened), ARGUMENT.
+VMKD_API struct vmkd_error *vmkd_snapshot_revert(struct vmkd_target *target, const char *name, uint32_t timeout_ms) VMKD_MUST_CHECK;
+
+// Return NULL; NOT_FOUND, ARGUMENT.
+VMKD_API struct vmkd_error *vmkd_snapshot_delete(struct vmkd_target *target, const char *name, uint32_t timeout_ms) VMKD_MUST_CHECK;
+
+// The snapshots there are, oldest first: up to `max` into buffer. *ret_count: how many there are, at most 1000.
+VMKD_API struct vmkd_error *vmkd_snapshots_read(struct vmkd_target *target, struct vmkd_snapshot *buffer, size_t max,
+						size_t *ret_count) VMKD_MUST_CHECK;
 
 #ifdef __cplusplus
 }
