@@ -123,6 +123,7 @@ COMMAND(cmd_go);
 COMMAND(cmd_step);
 COMMAND(cmd_step_over);
 COMMAND(cmd_bp);
+COMMAND(cmd_ba);
 COMMAND(cmd_bl);
 COMMAND(cmd_bc);
 COMMAND(cmd_be);

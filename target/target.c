@@ -93,6 +93,9 @@ static uint32_t on_restarted(void *closure)
 	target->has_version = false;
 	target->has_kdbg = false;
 	target->run = TARGET_RUN_NONE;
+	target->stepping = target->debug_given = 0;
+	target->debug_without = target->debug_processors = 0;
+	target->is_leftover = false;
 	target_registers_forget(target);
 	// The kernel that gave up and started over still has them: clear its table before anything runs on.
 	target->needs_sweep = true;
@@ -213,7 +216,7 @@ struct vmkd_error *vmkd_target_detach(struct vmkd_target *target, bool resume)
 	if (state == VMKD_STATE_PROMPT || state == VMKD_STATE_FILE)
 		return vmkd_error_create(VMKD_E_STATE, "the target waits for an answer: answer it before leaving");
 	if (state == VMKD_STATE_RUNNING) {
-		if (bptable_next_written(&target->breakpoints, 0) == BPTABLE_MAX)
+		if (!bptable_is_any_written(&target->breakpoints))
 			return NULL;
 		error = stop_for_detach(target);
 		resume = true;

@@ -9,7 +9,7 @@
 //     processors    vmkd_target_processor_count, _processor, _switch_processor
 //     registers     vmkd_register_find, vmkd_target_register_get/_set, _context_get/_set, _control_read/_write, _msr_read/_write
 //     memory        vmkd_target_read, _write, _search, _fill, _memory_way
-//     breakpoints   vmkd_breakpoint_set, _remove, _enable, _count, _get
+//     breakpoints   vmkd_breakpoint_set, _set_with, _remove, _enable, _count, _at
 //     modules       vmkd_modules_read, vmkd_modules_*
 //     snapshots     vmkd_snapshot_take, _revert, _delete, vmkd_snapshots_read
 //
@@ -59,6 +59,7 @@ enum vmkd_error_code {
 	VMKD_E_UNSUPPORTED, // this kind of target cannot do it
 	VMKD_E_OS,          // a system call of this host failed; error->os_error
 	VMKD_E_NOT_FOUND,   // search without a hit, no such breakpoint
+	VMKD_E_GUARDED,     // it would work, and the target's kernel would die of it: vmkd_breakpoint_set
 };
 
 // What went wrong: one line that says what was expected, what came and, where something helps, what to try. Owned by the caller.
@@ -197,7 +198,7 @@ enum vmkd_event_kind {
 enum vmkd_stop_reason {
 	VMKD_STOP_EXCEPTION = 0,
 	VMKD_STOP_BREAK_IN,   // a break instruction, after this session asked for a break-in
-	VMKD_STOP_BREAKPOINT, // `breakpoint` is ours
+	VMKD_STOP_BREAKPOINT, // `breakpoint` is ours, of either kind
 	VMKD_STOP_STEP,       // vmkd_target_step is done
 	VMKD_STOP_SWITCHED,   // another processor became the current one
 	VMKD_STOP_INT3,       // a break instruction in the code, not ours
@@ -399,25 +400,49 @@ VMKD_API struct vmkd_error *vmkd_target_fill(struct vmkd_target *target, enum vm
 					     const void *pattern, size_t pattern_len, size_t *ret_done) VMKD_MUST_CHECK;
 
 // ---- breakpoints ---------------------------------------------------------------------------------------------------------------
-// Code breakpoints. The library keeps the list; the kernel's table (32 places, and it drops entries at a stop near them) is
-// brought in line with it at every resume. So these calls talk to the kernel only as far as they can say at once that it fails.
+// Code breakpoints are break instructions that the kernel writes for the debugger. Its table has 32 places, and it drops entries at a stop near
+// them. Processor breakpoints are in the debug registers: four at a time, nothing is written into code. The library keeps the
+// list; the kernel's table and the registers of every processor are brought in line with it at every resume. So these calls talk to
+// the kernel only as far as they can say at once that it fails. A processor that the kernel starts later gets the registers at the next resume.
 
-#define VMKD_BREAKPOINTS_MAX 32 // places in the kernel's table
+#define VMKD_BREAKPOINTS_MAX 32 // places in the kernel's table, and entries of both kinds together
+
+enum vmkd_breakpoint_kind {
+	VMKD_BREAKPOINT_CODE = 0,
+	VMKD_BREAKPOINT_EXECUTE,    // processor: before the instruction at the address is executed
+	VMKD_BREAKPOINT_WRITE,      // processor: behind the instruction that has written any of `size` bytes
+	VMKD_BREAKPOINT_READ_WRITE, // processor: ... has read or written
+};
 
 struct vmkd_breakpoint {
 	uint32_t id; // 0 .. ; free ids are used again, lowest first
 	uint64_t address;
 	bool is_enabled;
 	bool is_one_shot; // removed by the stop it causes
-	bool is_in_kernel; // the kernel has it in its table right now
+	bool is_in_kernel; // the kernel has it in its table right now; processor breakpoints: it has a debug register
 	uint64_t hits;
+	enum vmkd_breakpoint_kind kind;
+	uint32_t size; // bytes that are watched; 0 for CODE
+};
+
+struct vmkd_breakpoint_options {
+	enum vmkd_breakpoint_kind kind;
+	uint32_t size; // processor breakpoints: 1, 2, 4, on x64 8; 1 for EXECUTE. The address is a multiple of it. CODE: ignored
+	bool is_one_shot;
+	bool is_forced; // CODE: also where it is refused with GUARDED
 };
 
 // Needs a stopped target. one_shot: removed at its hit. Return NULL and the id; ARGUMENT (there is one at this address; table
-// full), FAULT (the kernel refused the address), STATE, TIMEOUT, GONE, RESTARTED.
+// full), FAULT (the kernel refused the address), GUARDED, STATE, TIMEOUT, GONE, RESTARTED.
+// GUARDED: a code breakpoint in the kernel's half of an x64 target that booted without any debugger. Its kernel checks its own code
+// (PatchGuard) and dies of bug check 0x109 minutes later. Known of vm:NAME alone, whose broker is asked; others are taken to be fine.
 VMKD_API struct vmkd_error *vmkd_breakpoint_set(struct vmkd_target *target, uint64_t address, bool one_shot,
 						uint32_t *ret_id) VMKD_MUST_CHECK;
-// Need a stopped target only if the breakpoint is in the kernel. Return NULL; NOT_FOUND, STATE, TIMEOUT, GONE, RESTARTED.
+// The same, with a choice. options: NULL = a code breakpoint. ARGUMENT also: what no processor can watch; all debug registers are in use.
+VMKD_API struct vmkd_error *vmkd_breakpoint_set_with(struct vmkd_target *target, uint64_t address, const struct vmkd_breakpoint_options *options,
+						     uint32_t *ret_id) VMKD_MUST_CHECK;
+// Need a stopped target only if the breakpoint is in the kernel. Return NULL; NOT_FOUND, ARGUMENT (all debug registers are in use), STATE,
+// TIMEOUT, GONE, RESTARTED.
 VMKD_API struct vmkd_error *vmkd_breakpoint_remove(struct vmkd_target *target, uint32_t id) VMKD_MUST_CHECK;
 VMKD_API struct vmkd_error *vmkd_breakpoint_enable(struct vmkd_target *target, uint32_t id, bool enable) VMKD_MUST_CHECK;
 // Never block. index: 0 .. count - 1, ascending ids. Return false = no such.
