@@ -123,8 +123,10 @@ static void take_request(struct loading *l, uint32_t interface, const struct tra
 	if (f->type != KD_PACKET_MANIPULATE || f->body_len < KD_MANIPULATE_SIZE)
 		return;
 	l->open[interface] = (struct open_request){ f->body, (uint16_t)f->body_len };
-	if (kd_api_resumes(get_le32(f->body)) && has_events(l, interface))
-		l->is_running = true;
+	if (!kd_api_resumes(get_le32(f->body)) || !has_events(l, interface))
+		return;
+	l->is_running = true;
+	l->last_frame = NULL; // what comes now is news, whatever it looks like
 }
 
 // A frame that was not acknowledged in time comes again as it was.
