@@ -4,12 +4,13 @@
 #ifndef CLI_CLI_H
 #define CLI_CLI_H
 
-// vmkd run, serve, list, control, stats; see above.
+// vmkd run, serve, list, control, stats, trace; see above.
 int cli_run(int argc, char **argv);
 int cli_serve(int argc, char **argv);
 int cli_list(int argc, char **argv);
 int cli_control(int argc, char **argv);
 int cli_stats(int argc, char **argv);
+int cli_trace(int argc, char **argv);
 
 #define CLI_USAGE_STATUS 2
 #define CLI_RAM_CONFLICT "--no-ram and --check-ram: expected one of them"

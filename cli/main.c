@@ -42,6 +42,8 @@ static const struct command commands[] = {
 	{ "kd", "TARGET [-c COMMANDS] ...", "the console; TARGET is vm:NAME, unix:PATH, tcp:HOST:PORT or serial:DEVICE; `vmkd kd --help` has the options", console_main, NULL },
 #endif
 	{ "stats", "NAME [--json]", "counters since the start", cli_stats, NULL },
+	{ "trace", "NAME FILE.pcapng [--force] | show FILE.pcapng [--json]",
+	  "record every KD packet until Ctrl-C, `-` = to stdout; or show what was recorded (Wireshark reads it, too)", cli_trace, NULL },
 };
 #define COMMAND_COUNT (sizeof(commands) / sizeof(commands[0]))
 

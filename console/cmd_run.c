@@ -30,6 +30,11 @@ static enum vmkd_continue default_continue(const struct vmkd_event *stop)
 	return is_own ? VMKD_CONTINUE_HANDLED : VMKD_CONTINUE_NOT_HANDLED;
 }
 
+static bool stops_before(enum vmkd_breakpoint_kind kind)
+{
+	return kind == VMKD_BREAKPOINT_CODE || kind == VMKD_BREAKPOINT_EXECUTE;
+}
+
 // A breakpoint for one `g ADDRESS` or one step over. *ret_is_ours: it was set here and must go.
 static struct vmkd_error *set_temporary(struct console *console, uint64_t address, uint32_t *ret_id, bool *ret_is_ours)
 {
@@ -37,9 +42,14 @@ static struct vmkd_error *set_temporary(struct console *console, uint64_t addres
 
 	*ret_is_ours = false;
 	for (uint32_t i = 0; vmkd_breakpoint_at(console->target, i, &bp); i++)
-		if (bp.address == address && bp.is_enabled)
+		if (bp.address == address && bp.is_enabled && stops_before(bp.kind))
 			return NULL; // the user's own does it
 	struct vmkd_error *error = vmkd_breakpoint_set(console->target, address, true, ret_id);
+	if (error && error->code == VMKD_E_GUARDED) { // nobody asked for it to be in the code
+		const struct vmkd_breakpoint_options options = { .kind = VMKD_BREAKPOINT_EXECUTE, .size = 1, .is_one_shot = true };
+		vmkd_error_destroy(error);
+		error = vmkd_breakpoint_set_with(console->target, address, &options, ret_id);
+	}
 	*ret_is_ours = !error;
 	return error;
 }
@@ -191,21 +201,56 @@ static void note_absent_page(struct console *console, uint64_t address)
 	vmkd_error_destroy(error);
 }
 
-COMMAND(cmd_bp)
+static struct vmkd_error *set_breakpoint(struct console *console, const char *expression, const struct vmkd_breakpoint_options *options,
+					 uint64_t *ret_address)
 {
 	uint64_t address;
 	uint32_t id;
+	struct vmkd_error *error = console_evaluate(console, expression, &address);
 
+	if (!error)
+		error = vmkd_breakpoint_set_with(console->target, address, options, &id);
+	if (error)
+		return error;
+	if (console->is_interactive)
+		fprintf(console->out, "breakpoint %u\n", id);
+	*ret_address = address;
+	return NULL;
+}
+
+COMMAND(cmd_bp)
+{
+	struct vmkd_breakpoint_options options = { .kind = VMKD_BREAKPOINT_CODE };
+	uint64_t address;
+
+	if (strncmp(arguments, "/f", 2) == 0 && (arguments[2] == ' ' || arguments[2] == '\t' || arguments[2] == '\0')) {
+		options.is_forced = true;
+		arguments += 2 + strspn(arguments + 2, " \t");
+	}
 	if (*arguments == '\0')
 		return console_usage(name);
-	struct vmkd_error *error = console_evaluate(console, arguments, &address);
-	if (!error)
-		error = vmkd_breakpoint_set(console->target, address, false, &id);
-	if (!error && console->is_interactive)
-		fprintf(console->out, "breakpoint %u\n", id);
+	struct vmkd_error *error = set_breakpoint(console, arguments, &options, &address);
 	if (!error)
 		note_absent_page(console, address);
 	return error;
+}
+
+// e1, w4, r8: the access and the size, as WinDbg writes them.
+static const char ACCESS[] = { [VMKD_BREAKPOINT_CODE] = ' ', [VMKD_BREAKPOINT_EXECUTE] = 'e', [VMKD_BREAKPOINT_WRITE] = 'w', [VMKD_BREAKPOINT_READ_WRITE] = 'r' };
+
+COMMAND(cmd_ba)
+{
+	struct vmkd_breakpoint_options options = { .kind = VMKD_BREAKPOINT_CODE };
+	uint64_t address;
+	const char *size = *arguments ? arguments + 1 + strspn(arguments + 1, " \t") : arguments; // `ba w 4` as well as `ba w4`
+
+	for (unsigned kind = VMKD_BREAKPOINT_EXECUTE; kind < sizeof(ACCESS); kind++)
+		if (tolower((unsigned char)*arguments) == ACCESS[kind])
+			options.kind = (enum vmkd_breakpoint_kind)kind;
+	if (options.kind == VMKD_BREAKPOINT_CODE || !isdigit((unsigned char)*size) || (size[1] != ' ' && size[1] != '\t'))
+		return console_usage(name);
+	options.size = (uint32_t)(*size - '0');
+	return set_breakpoint(console, size + 1 + strspn(size + 1, " \t"), &options, &address);
 }
 
 COMMAND(cmd_bl)
@@ -213,14 +258,16 @@ COMMAND(cmd_bl)
 	struct vmkd_breakpoint bp;
 	bool is_stopped = vmkd_target_state(console->target) == VMKD_STATE_STOPPED;
 	bool is_32bit = is_stopped && session_is_32bit(console);
-	char address[FORMAT_ADDRESS_MAX], symbol[NAMES_TEXT_MAX];
+	char address[FORMAT_ADDRESS_MAX], symbol[NAMES_TEXT_MAX], access[16];
 
 	if (*arguments != '\0')
 		return console_usage(name);
-	for (uint32_t i = 0; vmkd_breakpoint_at(console->target, i, &bp); i++)
-		fprintf(console->out, "%2u %c Disable Clear  %s  hits %" PRIu64 "  %s\n", bp.id, bp.is_enabled ? 'e' : 'd',
-			format_address(address, bp.address, is_32bit), bp.hits,
+	for (uint32_t i = 0; vmkd_breakpoint_at(console->target, i, &bp); i++) {
+		snprintf(access, sizeof(access), " %c %u ", ACCESS[bp.kind], bp.size);
+		fprintf(console->out, "%2u %c Disable Clear  %s %s hits %" PRIu64 "  %s\n", bp.id, bp.is_enabled ? 'e' : 'd',
+			format_address(address, bp.address, is_32bit), bp.kind == VMKD_BREAKPOINT_CODE ? "" : access, bp.hits,
 			is_stopped ? session_describe(console, bp.address, symbol) : "");
+	}
 	return NULL;
 }
 

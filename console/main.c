@@ -113,23 +113,6 @@ static int parse_arguments(int argc, char **argv, struct arguments *arguments)
 
 // ---- the start -----------------------------------------------------------------------------------------------------------------
 
-// Gives a stopped target the time to say so.
-static struct vmkd_error *learn_state(struct console *console)
-{
-	uint64_t end = console_now() + FIRST_STATE_MS, now;
-
-	while (vmkd_target_state(console->target) == VMKD_STATE_UNKNOWN && (now = console_now()) < end && !console_interrupts) {
-		struct vmkd_event event;
-		bool is_stop;
-		struct vmkd_error *error = vmkd_target_wait(console->target, (int)(end - now), &event);
-		if (!error)
-			error = session_handle(console, &event, &is_stop);
-		if (error)
-			return error;
-	}
-	return NULL;
-}
-
 static void greet(struct console *console)
 {
 	switch (vmkd_target_state(console->target)) {
@@ -151,7 +134,7 @@ static struct vmkd_error *begin(struct console *console, const struct arguments 
 		// The library gives a stopped target the time to say so before the byte goes out.
 		return console->is_interactive ? session_break_in(console) : session_need_stop(console);
 	}
-	struct vmkd_error *error = learn_state(console);
+	struct vmkd_error *error = session_learn_state(console, FIRST_STATE_MS);
 	if (!error && console->is_interactive)
 		greet(console);
 	return error;

@@ -367,6 +367,22 @@ struct vmkd_error *session_wait(struct console *console, uint64_t limit_ms)
 	return NULL;
 }
 
+struct vmkd_error *session_learn_state(struct console *console, uint64_t limit_ms)
+{
+	uint64_t end = console_now() + limit_ms, now;
+
+	while (vmkd_target_state(console->target) == VMKD_STATE_UNKNOWN && (now = console_now()) < end && !console_interrupts) {
+		struct vmkd_event event;
+		bool is_stop;
+		struct vmkd_error *error = vmkd_target_wait(console->target, (int)(end - now), &event);
+		if (!error)
+			error = session_handle(console, &event, &is_stop);
+		if (error)
+			return error;
+	}
+	return NULL;
+}
+
 struct vmkd_error *session_break_in(struct console *console)
 {
 	if (vmkd_target_state(console->target) == VMKD_STATE_STOPPED)

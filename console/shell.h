@@ -74,6 +74,8 @@ struct vmkd_error *session_handle(struct console *console, const struct vmkd_eve
 struct vmkd_error *session_wait(struct console *console, uint64_t limit_ms);
 // Takes what has come so far without waiting.
 struct vmkd_error *session_drain(struct console *console);
+// Gives a stopped target the time to say so, where nothing is known of it.
+struct vmkd_error *session_learn_state(struct console *console, uint64_t limit_ms);
 // Breaks in and waits.
 struct vmkd_error *session_break_in(struct console *console);
 // For a command that needs a stopped target: a script breaks in, a user at a terminal is told how.
@@ -121,6 +123,7 @@ COMMAND(cmd_go);
 COMMAND(cmd_step);
 COMMAND(cmd_step_over);
 COMMAND(cmd_bp);
+COMMAND(cmd_ba);
 COMMAND(cmd_bl);
 COMMAND(cmd_bc);
 COMMAND(cmd_be);
@@ -129,6 +132,9 @@ COMMAND(cmd_answer);
 COMMAND(cmd_reboot);
 COMMAND(cmd_crash);
 COMMAND(cmd_resync);
+COMMAND(cmd_snapshot);
+COMMAND(cmd_revert);
+COMMAND(cmd_snapshots);
 COMMAND(cmd_quit);
 COMMAND(cmd_vertarget);
 COMMAND(cmd_lm);

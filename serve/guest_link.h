@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// The way to the guest's module, behind one table: through libvmkd-vmm.so inside the VMM (link_hook.c) or through the shared area
-// directly (link_debugcon.c). KD packets and what the guest waits for, as wire/link.h words it; no KD meaning here.
+// The way to the guest's module, behind one table: through libvmkd-vmm.so inside the VMM (link_hook.c), through the shared area
+// directly (link_debugcon.c), or to a stock target's transport on a byte stream (link_serial.c). KD packets and what the guest waits for, as wire/link.h words it; no KD meaning here.
 //
 // Rules: one thread, on the broker's loop. Functions of ops never block and never call events back before they return, so
 // the session may call them from inside an event. A link that is down swallows what it is given. Links reconnect by themselves until
@@ -37,7 +37,7 @@ struct guest_link;
 struct pause;
 
 struct guest_link_ops {
-	const char *name; // "hook", "debugcon"
+	const char *name; // "hook", "debugcon", "serial"
 	void (*deliver)(struct guest_link *link, uint16_t kd_type, uint16_t hdr_len, const uint8_t *body, uint32_t body_len, bool resumes);
 	void (*breakin)(struct guest_link *link);
 	void (*breakin_cancel)(struct guest_link *link);
@@ -81,5 +81,10 @@ ERROR_MUST_CHECK struct error *link_hook_create(struct loop *loop, const char *v
 // pause_ms, watchdog_fd: for pause_init (serve/pause.h); 0, -1: never pause the VM.
 ERROR_MUST_CHECK struct error *link_debugcon_create(struct loop *loop, const char *vm_name, const char *ram_id, uint32_t pause_ms, int watchdog_fd,
 						    const struct guest_link_events *events, void *arg, struct guest_link **ret);
+
+// Talk KDCOM to the target at `from` (ENDPOINT_FORMS of util/endpoint.h), now or whenever it can be reached. A guest counts as registered while the line
+// is open, whether it says something or not. -> as above; errors: `from` is none, its host is not known, memory.
+ERROR_MUST_CHECK struct error *link_serial_create(struct loop *loop, const char *from, const struct guest_link_events *events, void *arg,
+						  struct guest_link **ret);
 
 #endif

@@ -238,6 +238,9 @@ static void take_ring(struct link_debugcon *d)
 	struct call_args args;
 
 	if (call_args_from_head(&d->call, &args) != AREA_OK) {
+		// A snapshot was loaded, perhaps: QEMU has said RESUME before the guest could ring.
+		if (d->qmp)
+			qmp_drain(d->qmp);
 		if (d->call.area.is_registered) {
 			call_cut(&d->call, LINK_GONE_AREA);
 			drive(d);

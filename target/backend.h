@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // What a kind of target must be able to do, so that everything above (memory of any length, registers by name, breakpoints, modules) is
-// written once. Today one kind exists, the KDCOM stream (kd.c); a broker protocol, dumps and traces come in behind the same
+// written once. Two kinds exist, the KDCOM stream (kd.c) and the trace (replay.c); dumps come in behind the same
 // table. A NULL entry means that this kind cannot do it.
 //
 // Rules: one thread, but for break_in. Addresses are as on the wire (those of a 32-bit target sign-extended). Every entry that blocks
@@ -27,6 +27,7 @@ struct backend_owner {
 
 struct backend_ops {
 	const char *kind; // for messages: "KDCOM stream"
+	bool is_recorded; // it goes on the way it went then: nothing is prepared for going on, and nothing is left behind
 
 	void (*destroy)(struct backend *backend);
 	enum vmkd_state (*state)(const struct backend *backend);
@@ -35,6 +36,8 @@ struct backend_ops {
 	uint32_t (*machine)(const struct backend *backend); // KD_MACHINE_*, 0 = not known yet
 	void (*break_in)(struct backend *backend); // async-signal-safe
 	struct vmkd_error *(*resync)(struct backend *backend);
+	// Another kernel is there, and has not said so: as if it had just been connected to. Tells the owner, and queues VMKD_EVENT_RESTARTED.
+	struct vmkd_error *(*start_over)(struct backend *backend);
 	// Stopped, and nothing that the target sent waits to be looked at. One system call.
 	bool (*is_quiet)(const struct backend *backend);
 

@@ -8,24 +8,37 @@ void bptable_init(struct bptable *table)
 	memset(table, 0, sizeof(*table));
 }
 
-int bptable_add(struct bptable *table, uint64_t address, bool is_one_shot, uint32_t *ret_id)
+static int add(struct bptable *table, const struct bp *bp, uint32_t *ret_id)
 {
-	struct bp *same = bptable_find(table, address);
-
-	if (same) {
-		*ret_id = (uint32_t)(same - table->entries);
-		return BPTABLE_E_EXISTS;
+	for (uint32_t id = 0; id < BPTABLE_MAX; id++) {
+		const struct bp *other = &table->entries[id];
+		if (other->is_used && other->address == bp->address && other->kind == bp->kind && other->size == bp->size) {
+			*ret_id = id;
+			return BPTABLE_E_EXISTS;
+		}
 	}
 	for (uint32_t id = 0; id < BPTABLE_MAX; id++)
 		if (!table->entries[id].is_used) {
-			table->entries[id] =
-				(struct bp){ .is_used = true, .is_enabled = true, .is_one_shot = is_one_shot, .address = address };
+			table->entries[id] = *bp;
 			*ret_id = id;
 			if (table->end <= id)
 				table->end = id + 1;
 			return BPTABLE_OK;
 		}
 	return BPTABLE_E_FULL;
+}
+
+int bptable_add(struct bptable *table, uint64_t address, bool is_one_shot, uint32_t *ret_id)
+{
+	struct bp bp = { .is_used = true, .is_enabled = true, .is_one_shot = is_one_shot, .address = address };
+	return add(table, &bp, ret_id);
+}
+
+int bptable_add_processor(struct bptable *table, enum vmkd_breakpoint_kind kind, uint32_t size, uint64_t address, bool is_one_shot,
+			  uint32_t *ret_id)
+{
+	struct bp bp = { .is_used = true, .is_enabled = true, .is_one_shot = is_one_shot, .address = address, .kind = kind, .size = (uint8_t)size };
+	return add(table, &bp, ret_id);
 }
 
 void bptable_remove(struct bptable *table, uint32_t id)
@@ -41,7 +54,7 @@ struct bp *bptable_get(struct bptable *table, uint32_t id)
 struct bp *bptable_find(struct bptable *table, uint64_t address)
 {
 	for (uint32_t id = 0; id < BPTABLE_MAX; id++)
-		if (table->entries[id].is_used && table->entries[id].address == address)
+		if (table->entries[id].is_used && table->entries[id].kind == VMKD_BREAKPOINT_CODE && table->entries[id].address == address)
 			return &table->entries[id];
 	return NULL;
 }
@@ -81,7 +94,7 @@ void bptable_stopped(struct bptable *table, uint64_t pc, uint32_t count)
 	}
 }
 
-uint32_t bptable_forget_kernel(struct bptable *table)
+uint32_t bptable_forget_table(struct bptable *table)
 {
 	uint32_t lost = 0;
 
@@ -93,11 +106,31 @@ uint32_t bptable_forget_kernel(struct bptable *table)
 	return lost;
 }
 
+uint32_t bptable_forget_kernel(struct bptable *table)
+{
+	uint32_t lost = bptable_forget_table(table);
+
+	for (uint32_t id = 0; id < BPTABLE_MAX; id++) {
+		lost += table->entries[id].has_register;
+		table->entries[id].has_register = false;
+	}
+	return lost;
+}
+
+bool bptable_is_any_written(const struct bptable *table)
+{
+	for (uint32_t id = 0; id < BPTABLE_MAX; id++)
+		if (table->entries[id].is_used && (table->entries[id].handle != 0 || table->entries[id].has_register))
+			return true;
+	return false;
+}
+
 uint32_t bptable_next_missing(const struct bptable *table, uint32_t from, const uint64_t *except)
 {
 	for (uint32_t id = from; id < BPTABLE_MAX; id++) {
 		const struct bp *bp = &table->entries[id];
-		if (bp->is_used && bp->is_enabled && bp->handle == 0 && !(except && bp->address == *except))
+		bool is_missing = bp->is_used && bp->kind == VMKD_BREAKPOINT_CODE && bp->is_enabled && bp->handle == 0;
+		if (is_missing && !(except && bp->address == *except))
 			return id;
 	}
 	return BPTABLE_MAX;

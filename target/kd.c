@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "target/error.h"
+#include "target/stop.h"
 #include "wire/le.h"
 
 // How what a broker prints to a debugger that it turns away begins.
@@ -161,68 +162,13 @@ void kd_events_clear(struct kd *kd)
 
 // ---- state changes -------------------------------------------------------------------------------------------------------------
 
-static uint64_t plain(const struct kd *kd, uint64_t address)
-{
-	return kd->machine == KD_MACHINE_X86 ? (uint32_t)address : address;
-}
-
-static void fill_exception(const struct kd *kd, const struct kd_exception *exception, struct vmkd_event *event)
-{
-	event->kind = VMKD_EVENT_EXCEPTION;
-	event->exception_code = exception->code;
-	event->exception_flags = exception->flags;
-	event->exception_address = plain(kd, exception->address);
-	event->parameter_count = exception->parameter_count;
-	for (uint32_t i = 0; i < exception->parameter_count; i++)
-		event->parameters[i] = plain(kd, exception->parameters[i]);
-	event->is_first_chance = exception->first_chance != 0;
-}
-
-static void fill_load(const struct kd *kd, const struct kd_load_symbols *load, struct vmkd_event *event)
-{
-	bool is_notice = load->is_unload && (load->base == KD_BASE_REBOOT || load->base == KD_BASE_HIBERNATE);
-
-	event->kind = is_notice ? VMKD_EVENT_SHUTDOWN : VMKD_EVENT_MODULE;
-	event->is_unload = load->is_unload != 0;
-	event->module_base = is_notice ? load->base : plain(kd, load->base);
-	event->module_size = load->image_size;
-	event->module_checksum = load->checksum;
-	event->module_process = load->process_id;
-}
-
-// The command of `name NUL command NUL`.
-static size_t command_text(const struct kd_state_change *change, const uint8_t **ret_text)
-{
-	const uint8_t *end = change->data + change->data_len;
-	const uint8_t *command = change->data_len ? memchr(change->data, 0, change->data_len) : NULL;
-
-	if (!command)
-		return 0;
-	*ret_text = command + 1;
-	return strnlen((const char *)command + 1, (size_t)(end - command - 1));
-}
-
 static void push_stop(struct kd *kd, const struct kd_state_change *change, bool is_repeated)
 {
-	struct vmkd_event event = { .processor = change->processor, .thread = plain(kd, change->thread), .pc = plain(kd, change->pc),
-				    .is_repeated = is_repeated };
-	const uint8_t *text = change->data;
-	size_t text_len = 0;
+	struct vmkd_event event;
+	const uint8_t *text;
+	size_t text_len = stop_event(change, kd->machine, &event, &text);
 
-	switch (change->state) {
-	case KD_STATE_EXCEPTION:
-		fill_exception(kd, &change->u.exception, &event);
-		break;
-	case KD_STATE_LOAD_SYMBOLS:
-		fill_load(kd, &change->u.load_symbols, &event);
-		if (change->u.load_symbols.name_len > 0)
-			text_len = strnlen((const char *)text, change->u.load_symbols.name_len);
-		break;
-	default:
-		event.kind = VMKD_EVENT_COMMAND;
-		text_len = command_text(change, &text);
-		break;
-	}
+	event.is_repeated = is_repeated;
 	push(kd, &event, text, text_len, NULL, 0);
 }
 
@@ -271,27 +217,21 @@ static void take_debug_io(struct kd *kd, const uint8_t *body, size_t len, bool i
 		kd_log(kd, VMKD_LOG_WARNING, "a print of %zu bytes cannot be understood; it is ignored", len);
 		return;
 	}
-	bool is_prompt = io.api == KD_DEBUG_IO_PROMPT;
-	// data after the text of a prompt is none of its text
-	uint32_t text_len = io.length < io.data_len ? io.length : io.data_len;
-	struct vmkd_event event = { .kind = is_prompt ? VMKD_EVENT_PROMPT : VMKD_EVENT_PRINT,
-				    .processor = io.processor,
-				    .prompt_max = is_prompt ? io.read_length : 0 };
-	if (is_prompt) {
-		uint32_t most = KD_BODY_MAX - KD_DEBUG_IO_SIZE;
-		if (event.prompt_max > most)
-			event.prompt_max = most;
+	struct vmkd_event event;
+	const uint8_t *text;
+	size_t text_len = stop_print_event(&io, &event, &text);
+	if (event.kind == VMKD_EVENT_PROMPT) {
 		kd->state = VMKD_STATE_PROMPT;
 	} else {
 		// A broker may say something of its own while the kernel is stopped.
 		if (kd->state != VMKD_STATE_STOPPED)
 			kd->state = VMKD_STATE_RUNNING;
 		snprintf(kd->print_tail, sizeof(kd->print_tail), "%.*s", (int)(text_len < KD_PRINT_TAIL ? text_len : KD_PRINT_TAIL - 1),
-			 (const char *)io.data);
+			 (const char *)text);
 		kd->is_refusal_held = is_first && find_refusal(kd) == kd->print_tail;
 	}
 	if (!kd->is_refusal_held)
-		push(kd, &event, io.data, text_len, NULL, 0);
+		push(kd, &event, text, text_len, NULL, 0);
 }
 
 // The connection goes on: it was a print like any other.
@@ -393,7 +333,7 @@ bool kd_send_reset(struct kd *kd)
 
 // ---- turns ---------------------------------------------------------------------------------------------------------------------
 
-static void take_restart(struct kd *kd)
+void kd_restarted(struct kd *kd)
 {
 	struct vmkd_event event = { .kind = VMKD_EVENT_RESTARTED };
 
@@ -418,7 +358,7 @@ static void take_packet(struct kd *kd, const struct kdcom_event *packet)
 	if (packet->is_lost)
 		kd->lost_count++;
 	if (packet->is_sync && kd->has_spoken)
-		take_restart(kd);
+		kd_restarted(kd);
 	kd->has_spoken = true;
 	switch (packet->type) {
 	case KD_PACKET_STATE_CHANGE:

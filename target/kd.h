@@ -73,6 +73,9 @@ __attribute__((format(printf, 3, 4))) void kd_log(const struct kd *kd, enum vmkd
 // is_waiting_for_request: the target is stopped and answers, so being woken is not a wish to break in.
 void kd_turn(struct kd *kd, uint64_t deadline, struct stream_event *ret);
 
+// Another kernel talks, or will: what was known of the last one is void.
+void kd_restarted(struct kd *kd);
+
 // Sends a RESET; what is in flight is forgotten. -> false: nothing can be written.
 bool kd_send_reset(struct kd *kd);
 

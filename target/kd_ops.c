@@ -65,6 +65,20 @@ static struct vmkd_error *kd_resync(struct backend *backend)
 	return NULL;
 }
 
+static struct vmkd_error *kd_start_over(struct backend *backend)
+{
+	struct kd *kd = of(backend);
+
+	if (kd->state == VMKD_STATE_GONE)
+		return kd_gone_error(kd, 0);
+	kd_forget_stops(kd);
+	kd_restarted(kd);
+	kd->state = VMKD_STATE_UNKNOWN;
+	kd->has_spoken = false; // its first packet is not one more restart
+	kd->break_in_from = stream_now() + KD_FIRST_ANSWER_MS;
+	return kd_resync(backend);
+}
+
 static bool kd_is_quiet(const struct backend *backend)
 {
 	const struct kd *kd = of_const(backend);
@@ -408,6 +422,7 @@ static const struct backend_ops KD_OPS = {
 	.machine = kd_machine,
 	.break_in = kd_break_in,
 	.resync = kd_resync,
+	.start_over = kd_start_over,
 	.is_quiet = kd_is_quiet,
 	.wait = kd_wait,
 	.forget_stops = kd_forget_stops_op,

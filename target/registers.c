@@ -352,9 +352,12 @@ struct vmkd_error *vmkd_target_register_set(struct vmkd_target *target, const st
 	if (!reg->is_special)
 		return vmkd_target_context_set(target, target->stop.processor, bytes, where->len);
 	error = vmkd_target_control_write(target, target->stop.processor, special_index(target), bytes, where->len);
-	if (!error)
-		memcpy(where->bytes, bytes, where->len);
-	return error;
+	if (error)
+		return error;
+	memcpy(where->bytes, bytes, where->len);
+	if (strcmp(reg->name, "kdr7") == 0)
+		target->stop.report.dr7 = value.low; // every processor gets it with the next Continue2
+	return NULL;
 }
 
 static struct vmkd_register pc_register(const struct vmkd_target *target)
@@ -388,6 +391,37 @@ struct vmkd_error *target_pc_set(struct vmkd_target *target, uint64_t pc)
 		return error;
 	struct vmkd_register reg = pc_register(target);
 	return vmkd_target_register_set(target, &reg, (struct vmkd_value){ .low = pc });
+}
+
+static int put_special(const struct kd_register *table, size_t count, const char *name, uint8_t *bytes, size_t len, uint64_t value)
+{
+	const struct kd_register *reg = kd_register_find(table, count, name);
+	return reg ? kd_register_put(reg, bytes, len, value) : KD_E_UNKNOWN;
+}
+
+struct vmkd_error *target_debug_registers_set(struct vmkd_target *target, uint32_t processor, const uint64_t values[4], uint32_t which,
+					      uint64_t dr7)
+{
+	static const char *const NAMES[] = { "kdr0", "kdr1", "kdr2", "kdr3" };
+	uint8_t bytes[KD_SPECIAL_SIZE_MAX];
+	size_t len, count;
+	struct vmkd_error *error = target_learn(target);
+
+	if (error)
+		return error;
+	const struct kd_register *table = kd_special_registers(target->version.machine, &count);
+	size_t size = target_is_x86(target) ? KD_SPECIAL_SIZE_X86 : KD_SPECIAL_SIZE_X64_MAX;
+	error = vmkd_target_control_read(target, processor, special_index(target), bytes, size, &len);
+	if (error)
+		return error;
+	int outcome = put_special(table, count, "kdr7", bytes, len, dr7);
+	for (unsigned n = 0; n < 4 && outcome == KD_OK; n++)
+		if (which >> n & 1)
+			outcome = put_special(table, count, NAMES[n], bytes, len, values[n]);
+	if (outcome != KD_OK)
+		return vmkd_error_create(VMKD_E_PROTOCOL, "expected debug registers among the special registers, got %zu bytes of them", len);
+	target->special.is_valid = false;
+	return vmkd_target_control_write(target, processor, special_index(target), bytes, len);
 }
 
 // ---- control space, MSRs -------------------------------------------------------------------------------------------------------

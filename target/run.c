@@ -4,8 +4,10 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "target/debugregs.h"
 #include "target/error.h"
 #include "target/target.h"
+#include "util/ask.h"
 
 #define INT3 0xCCu
 
@@ -44,7 +46,7 @@ static struct vmkd_error *sweep(struct vmkd_target *target)
 	if (error)
 		return error;
 	target->needs_sweep = false;
-	(void)bptable_forget_kernel(&target->breakpoints); // how many were swept does not matter
+	(void)bptable_forget_table(&target->breakpoints); // how many were swept does not matter
 	return NULL;
 }
 
@@ -119,14 +121,45 @@ static struct vmkd_error *restore_one(struct vmkd_target *target, uint32_t id)
 	return error;
 }
 
-// Writes what is enabled and missing, but nothing at `except` (NULL = everything).
+// Writes the debug registers into every processor, if that is due.
+static struct vmkd_error *arm(struct vmkd_target *target)
+{
+	struct bptable *table = &target->breakpoints;
+	uint64_t values[DEBUGREGS_COUNT] = { 0 };
+	uint32_t id = debugregs_assign(table, target->stop.report.dr7, &target->debug_own, &target->are_registers_due);
+
+	if (id < BPTABLE_MAX)
+		return vmkd_error_create(VMKD_E_ARGUMENT,
+					 "expected a free debug register for breakpoint %u, but DR7 is %" PRIx64
+					 ": clear a processor breakpoint (bc, bd), or those that another debugger left (r kdr7=0)",
+					 id, target->stop.report.dr7);
+	if (target->debug_own && target->processor_count > target->debug_processors)
+		target->are_registers_due = true;
+	if (!target->are_registers_due)
+		return NULL;
+	for (id = 0; id < BPTABLE_MAX; id++)
+		if (table->entries[id].is_used && table->entries[id].has_register)
+			values[table->entries[id].reg] = table->entries[id].address; // plain: a register of 32 bits holds no more
+	uint64_t dr7 = debugregs_dr7(table, target->stop.report.dr7, target->debug_own, 0);
+	for (uint32_t processor = 0; processor < target->processor_count; processor++) {
+		struct vmkd_error *error = target_debug_registers_set(target, processor, values, target->debug_own, dr7);
+		if (error)
+			return error;
+	}
+	target->are_registers_due = false;
+	target->debug_processors = target->processor_count;
+	target->stop.report.dr7 = target->debug_given = dr7;
+	return NULL;
+}
+
+// Writes what is enabled and missing, but no code breakpoint at `except` (NULL = everything).
 static struct vmkd_error *write_missing(struct vmkd_target *target, const uint64_t *except)
 {
 	struct vmkd_error *error = NULL;
 
 	for (uint32_t id = 0; !error && (id = bptable_next_missing(&target->breakpoints, id, except)) < BPTABLE_MAX; id++)
 		error = write_one(target, id);
-	return error;
+	return error ? error : arm(target);
 }
 
 void target_breakpoints_hide(const struct vmkd_target *target, uint64_t address, uint8_t *bytes, size_t len)
@@ -149,6 +182,24 @@ struct vmkd_error *target_breakpoints_clear_range(struct vmkd_target *target, ui
 	return error;
 }
 
+// Takes every own debug register back.
+static struct vmkd_error *disarm(struct vmkd_target *target)
+{
+	bool were_enabled[BPTABLE_MAX];
+
+	for (uint32_t id = 0; id < BPTABLE_MAX; id++) {
+		struct bp *bp = &target->breakpoints.entries[id];
+		were_enabled[id] = bp->is_enabled;
+		target->are_registers_due |= bp->has_register;
+		bp->has_register = false;
+		bp->is_enabled &= bp->kind == VMKD_BREAKPOINT_CODE; // or they would be armed again
+	}
+	struct vmkd_error *error = arm(target);
+	for (uint32_t id = 0; id < BPTABLE_MAX; id++)
+		target->breakpoints.entries[id].is_enabled = were_enabled[id];
+	return error;
+}
+
 struct vmkd_error *target_breakpoints_withdraw(struct vmkd_target *target)
 {
 	struct vmkd_error *error = need_stopped(target);
@@ -159,7 +210,7 @@ struct vmkd_error *target_breakpoints_withdraw(struct vmkd_target *target)
 		error = restore_one(target, id);
 	for (uint32_t id = 0; !error && id < BPTABLE_MAX; id++)
 		error = drop_stale(target, &target->breakpoints.entries[id]);
-	return error;
+	return error ? error : disarm(target);
 }
 
 // ---- resuming ----------------------------------------------------------------------------------------------------------------
@@ -171,12 +222,26 @@ static void forget_stop(struct vmkd_target *target)
 	target_registers_forget(target);
 }
 
-static struct vmkd_error *resume(struct vmkd_target *target, uint32_t status, bool trace, enum target_run run)
+static uint64_t stepping_bit(uint16_t processor)
 {
-	uint64_t dr7 = target->stop.report.dr7;
+	return processor < 64 ? 1ull << processor : 0;
+}
+
+// without: debug registers that do not count until the next stop.
+static struct vmkd_error *resume(struct vmkd_target *target, uint32_t status, bool trace, enum target_run run, uint32_t without)
+{
+	uint64_t dr7 = debugregs_dr7(&target->breakpoints, target->stop.report.dr7, target->debug_own, without);
 	uint32_t serial = target->stop_serial;
 
 	target->run = run;
+	target->debug_without = without;
+	target->is_leftover = false;
+	// A failure status leaves the registers as they are: KD reference, section 4.4.
+	target->debug_given = status == KD_CONTINUE_HANDLED ? dr7 : target->stop.report.dr7;
+	if (trace) {
+		target->step_processor = target->stop.processor;
+		target->stepping |= stepping_bit(target->step_processor);
+	}
 	target->backend->ops->forget_stops(target->backend);
 	struct vmkd_error *error = target->backend->ops->resume(target->backend, status, trace, dr7);
 	// The next stop may have come already, while the packet was on its way.
@@ -192,7 +257,7 @@ static bool is_rebooting(const struct vmkd_target *target)
 	return target->has_stop && target->last_stop.kind == VMKD_EVENT_SHUTDOWN && target->last_stop.module_base == KD_BASE_REBOOT;
 }
 
-static struct vmkd_error *resume_reboot(struct vmkd_target *target)
+struct vmkd_error *target_resume_reboot(struct vmkd_target *target)
 {
 	uint32_t serial = target->stop_serial;
 
@@ -206,18 +271,40 @@ static struct vmkd_error *resume_reboot(struct vmkd_target *target)
 
 // ---- stops ---------------------------------------------------------------------------------------------------------------------
 
+static void note_hit(struct vmkd_target *target, struct bp *bp)
+{
+	uint32_t id = (uint32_t)(bp - target->breakpoints.entries);
+
+	bp->hits++;
+	target->reason = VMKD_STOP_BREAKPOINT;
+	target->reason_breakpoint = id;
+	if (!bp->is_one_shot)
+		return;
+	target->are_registers_due |= bp->has_register;
+	bptable_remove(&target->breakpoints, id);
+}
+
 static bool find_hit(struct vmkd_target *target, uint64_t pc)
 {
 	struct bp *bp = bptable_find(&target->breakpoints, pc);
 
 	if (!bp || !bp->is_enabled || !bp->was_dropped)
 		return false;
-	bp->hits++;
-	target->reason = VMKD_STOP_BREAKPOINT;
-	target->reason_breakpoint = (uint32_t)(bp - target->breakpoints.entries);
-	if (bp->is_one_shot)
-		bptable_remove(&target->breakpoints, target->reason_breakpoint);
+	note_hit(target, bp);
 	return true;
+}
+
+static void find_debug_reason(struct vmkd_target *target, const struct kd_state_change *change, bool was_stepping)
+{
+	uint32_t hits = debugregs_hits(&target->breakpoints, change->report.dr6, target_address_out(target, change->pc));
+	bool is_awaited = target->run != TARGET_RUN_NONE && target->step_processor == change->processor;
+
+	for (uint32_t id = BPTABLE_MAX; id-- > 0;) // the lowest of several is the reason
+		if (hits >> id & 1)
+			note_hit(target, &target->breakpoints.entries[id]);
+	if (hits == 0 && is_awaited && target->run == TARGET_RUN_STEP)
+		target->reason = VMKD_STOP_STEP;
+	target->is_leftover = hits == 0 && was_stepping && !is_awaited;
 }
 
 static void find_reason(struct vmkd_target *target, const struct kd_state_change *change)
@@ -227,8 +314,12 @@ static void find_reason(struct vmkd_target *target, const struct kd_state_change
 	target->reason = VMKD_STOP_EXCEPTION;
 	if (code == KD_STATUS_WAKE_DEBUGGER || target->is_switching) {
 		target->reason = VMKD_STOP_SWITCHED;
-	} else if (code == KD_STATUS_SINGLE_STEP && target->run == TARGET_RUN_STEP) {
-		target->reason = VMKD_STOP_STEP;
+		return;
+	}
+	bool was_stepping = target->stepping & stepping_bit(change->processor);
+	target->stepping &= ~stepping_bit(change->processor);
+	if (code == KD_STATUS_SINGLE_STEP) {
+		find_debug_reason(target, change, was_stepping);
 	} else if (code == KD_STATUS_BREAKPOINT && !find_hit(target, target_address_out(target, change->pc))) {
 		target->reason = target->was_break_in_asked ? VMKD_STOP_BREAK_IN : VMKD_STOP_INT3;
 		target->was_break_in_asked = false;
@@ -239,9 +330,13 @@ void target_run_stopped(struct vmkd_target *target, const struct kd_state_change
 {
 	bptable_stopped(&target->breakpoints, target_address_out(target, change->pc), change->report.instruction_count);
 	target->reason = VMKD_STOP_EXCEPTION;
+	target->is_leftover = false;
+	// Somebody else has written them, or a processor that was not there has come back with others.
+	if (debugregs_part(change->report.dr7 ^ target->debug_given, target->debug_own))
+		target->are_registers_due = true;
 	if (change->state == KD_STATE_EXCEPTION)
 		find_reason(target, change);
-	if (target->run == TARGET_RUN_STEP)
+	if (target->run == TARGET_RUN_STEP && !target->is_leftover)
 		target->run = TARGET_RUN_NONE;
 	if (target->is_switching)
 		return;
@@ -253,6 +348,12 @@ void target_run_stopped(struct vmkd_target *target, const struct kd_state_change
 struct vmkd_error *target_run_hidden(struct vmkd_target *target, const struct vmkd_event *event, bool *ret_is_hidden)
 {
 	*ret_is_hidden = false;
+	if (target->is_leftover && event->kind == VMKD_EVENT_EXCEPTION) {
+		// What it was to be stepped over has been: everything goes on as it was.
+		struct vmkd_error *error = resume(target, KD_CONTINUE_HANDLED, false, target->run, target->debug_without);
+		*ret_is_hidden = !error;
+		return error;
+	}
 	if (target->run != TARGET_RUN_STEP_OVER)
 		return NULL;
 	bool is_stop = event->kind == VMKD_EVENT_EXCEPTION || event->kind == VMKD_EVENT_MODULE || event->kind == VMKD_EVENT_COMMAND ||
@@ -260,21 +361,20 @@ struct vmkd_error *target_run_hidden(struct vmkd_target *target, const struct vm
 	if (!is_stop)
 		return NULL;
 	target->run = TARGET_RUN_NONE;
-	if (event->kind != VMKD_EVENT_EXCEPTION || event->exception_code != KD_STATUS_SINGLE_STEP)
+	if (event->kind != VMKD_EVENT_EXCEPTION || event->exception_code != KD_STATUS_SINGLE_STEP || target->reason == VMKD_STOP_BREAKPOINT ||
+	    event->processor != target->step_processor)
 		return NULL; // something else came first: it is the caller's, and the next go steps again if it must
 	// Two breakpoints in a row: the step ended on the next one, which has not been executed.
 	struct bp *here = bptable_find(&target->breakpoints, event->pc);
-	if (here && here->is_enabled) {
-		target->reason = VMKD_STOP_BREAKPOINT;
-		target->reason_breakpoint = (uint32_t)(here - target->breakpoints.entries);
-		here->hits++;
-		if (here->is_one_shot)
-			bptable_remove(&target->breakpoints, target->reason_breakpoint);
+	if (!here || !here->is_enabled)
+		here = debugregs_find(&target->breakpoints, event->pc);
+	if (here) {
+		note_hit(target, here);
 		return NULL;
 	}
 	struct vmkd_error *error = write_missing(target, NULL);
 	if (!error)
-		error = resume(target, KD_CONTINUE_HANDLED, false, TARGET_RUN_NONE);
+		error = resume(target, KD_CONTINUE_HANDLED, false, TARGET_RUN_NONE, 0);
 	*ret_is_hidden = !error;
 	return error;
 }
@@ -298,15 +398,22 @@ static struct vmkd_error *is_at_int3(struct vmkd_target *target, uint64_t pc, bo
 	return error;
 }
 
-// Takes the breakpoint at the current instruction out of the kernel, so that the instruction can run. *ret: there is an enabled one.
+// Takes the breakpoint at the current instruction out of the kernel, so that the instruction can run. *ret: there is an enabled one, or a processor
+// breakpoint, which is to be left out (registers_at).
 static struct vmkd_error *clear_here(struct vmkd_target *target, uint64_t pc, bool *ret)
 {
 	struct bp *bp = bptable_find(&target->breakpoints, pc);
 
-	*ret = bp && bp->is_enabled;
+	*ret = (bp && bp->is_enabled) || debugregs_find(&target->breakpoints, pc);
 	if (!bp)
 		return NULL;
 	return bp->handle ? restore_one(target, (uint32_t)(bp - target->breakpoints.entries)) : drop_stale(target, bp);
+}
+
+static uint32_t registers_at(struct vmkd_target *target, uint64_t pc)
+{
+	const struct bp *bp = debugregs_find(&target->breakpoints, pc);
+	return bp && bp->has_register ? 1u << bp->reg : 0;
 }
 
 static struct vmkd_error *prepare(struct vmkd_target *target, uint64_t *ret_pc)
@@ -382,7 +489,7 @@ struct vmkd_error *target_resume_plain(struct vmkd_target *target)
 	bool is_int3 = false;
 
 	if (is_rebooting(target))
-		return resume_reboot(target);
+		return target_resume_reboot(target);
 	struct vmkd_error *error = return_to_origin(target);
 	if (!error)
 		error = prepare(target, &pc);
@@ -391,8 +498,23 @@ struct vmkd_error *target_resume_plain(struct vmkd_target *target)
 	if (!error && is_int3)
 		error = target_pc_set(target, pc + 1);
 	if (!error)
-		error = resume(target, KD_CONTINUE_HANDLED, false, TARGET_RUN_NONE);
+		error = resume(target, KD_CONTINUE_HANDLED, false, TARGET_RUN_NONE, 0);
 	return error;
+}
+
+// A trace goes on whatever is done to it: no register and no breakpoint has to be right for that.
+static struct vmkd_error *resume_recorded(struct vmkd_target *target, enum target_run run)
+{
+	struct vmkd_error *error = need_stopped(target);
+
+	if (!error)
+		error = target->backend->ops->resume(target->backend, KD_CONTINUE_HANDLED, false, 0);
+	if (error)
+		return error;
+	target->run = run;
+	target->step_processor = target->stop.processor;
+	forget_stop(target);
+	return NULL;
 }
 
 struct vmkd_error *vmkd_target_go(struct vmkd_target *target, enum vmkd_continue how)
@@ -400,8 +522,10 @@ struct vmkd_error *vmkd_target_go(struct vmkd_target *target, enum vmkd_continue
 	bool is_handled = how == VMKD_CONTINUE_HANDLED, has_here = false, is_int3 = false;
 	uint64_t pc;
 
+	if (target->backend->ops->is_recorded)
+		return resume_recorded(target, TARGET_RUN_NONE);
 	if (is_rebooting(target))
-		return resume_reboot(target);
+		return target_resume_reboot(target);
 	struct vmkd_error *error = return_to_origin(target);
 	if (!error)
 		error = prepare(target, &pc);
@@ -415,18 +539,24 @@ struct vmkd_error *vmkd_target_go(struct vmkd_target *target, enum vmkd_continue
 		error = target_pc_set(target, pc + 1);
 		has_here = false;
 	}
+	// A failure status leaves the registers as they are, and one may have been left out for the last step.
+	if (!is_handled && target->debug_without)
+		target->are_registers_due = true;
 	if (!error)
 		error = write_missing(target, has_here ? &pc : NULL);
 	if (error)
 		return error;
 	return resume(target, is_handled ? KD_CONTINUE_HANDLED : KD_CONTINUE_NOT_HANDLED, has_here,
-		      has_here ? TARGET_RUN_STEP_OVER : TARGET_RUN_NONE);
+		      has_here ? TARGET_RUN_STEP_OVER : TARGET_RUN_NONE, has_here ? registers_at(target, pc) : 0);
 }
 
 struct vmkd_error *vmkd_target_step(struct vmkd_target *target)
 {
 	bool has_here = false, is_int3 = false;
 	uint64_t pc;
+
+	if (target->backend->ops->is_recorded)
+		return resume_recorded(target, TARGET_RUN_STEP);
 	struct vmkd_error *error = move_origin_past_int3(target);
 
 	if (!error)
@@ -443,7 +573,7 @@ struct vmkd_error *vmkd_target_step(struct vmkd_target *target)
 	}
 	if (!error)
 		error = write_missing(target, &pc);
-	return error ? error : resume(target, KD_CONTINUE_HANDLED, true, TARGET_RUN_STEP);
+	return error ? error : resume(target, KD_CONTINUE_HANDLED, true, TARGET_RUN_STEP, registers_at(target, pc));
 }
 
 static struct vmkd_error *leave(struct vmkd_target *target, bool exists, const char *entry, struct vmkd_error *(*call)(struct backend *))
@@ -474,30 +604,98 @@ struct vmkd_error *vmkd_target_crash(struct vmkd_target *target)
 
 // ---- breakpoints, public -------------------------------------------------------------------------------------------------------
 
-struct vmkd_error *vmkd_breakpoint_set(struct vmkd_target *target, uint64_t address, bool one_shot, uint32_t *ret_id)
+// The broker knows how the kernel has booted. One that does not answer is no reason to refuse.
+static bool has_booted_alone(const struct vmkd_target *target)
 {
+	cJSON *answer = NULL;
+
+	if (target->vm_name[0] == '\0')
+		return false;
+	struct error *error = ask_broker(target->vm_name, ask_command("status"), &answer, NULL);
+	bool is_alone = !error && cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(answer, "booted_alone"));
+	if (error)
+		target_log(target, VMKD_LOG_WARNING, "how %s booted is not known: %s", target->name, error->text);
+	error_free(error);
+	cJSON_Delete(answer);
+	return is_alone;
+}
+
+static struct vmkd_error *check_guarded(const struct vmkd_target *target, uint64_t address)
+{
+	if (target->version.arch != VMKD_ARCH_X64 || !(address >> 63) || !has_booted_alone(target))
+		return NULL;
+	return vmkd_error_create(VMKD_E_GUARDED,
+				 "%s booted without a debugger, so its kernel guards its code (PatchGuard): with a breakpoint written at %" PRIx64
+				 " it would die of bug check 0x109 minutes later; use a processor breakpoint: ba e1 %" PRIx64
+				 " (bp /f sets it all the same)",
+				 target->name, address, address);
+}
+
+static struct vmkd_error *check_options(const struct vmkd_target *target, uint64_t address, const struct vmkd_breakpoint_options *options)
+{
+	if (options->kind == VMKD_BREAKPOINT_CODE)
+		return options->is_forced ? NULL : check_guarded(target, address);
+	if ((unsigned)options->kind > VMKD_BREAKPOINT_READ_WRITE)
+		return vmkd_error_create(VMKD_E_ARGUMENT, "expected a kind of breakpoint, got %d", (int)options->kind);
+	const char *expected = debugregs_problem(options->kind, options->size, address, target_is_x86(target));
+	if (!expected)
+		return NULL;
+	return vmkd_error_create(VMKD_E_ARGUMENT, "expected %s for a processor breakpoint, got size %u at %" PRIx64, expected, options->size, address);
+}
+
+static struct vmkd_error *add(struct vmkd_target *target, uint64_t address, const struct vmkd_breakpoint_options *options, uint32_t *ret_id)
+{
+	struct bptable *table = &target->breakpoints;
+	uint32_t id = 0;
+	int outcome = options->kind == VMKD_BREAKPOINT_CODE
+			      ? bptable_add(table, address, options->is_one_shot, &id)
+			      : bptable_add_processor(table, options->kind, options->size, address, options->is_one_shot, &id);
+
+	if (outcome == BPTABLE_E_EXISTS)
+		return vmkd_error_create(VMKD_E_ARGUMENT, "breakpoint %u is already at %" PRIx64, id, address);
+	if (outcome == BPTABLE_E_FULL)
+		return vmkd_error_create(VMKD_E_ARGUMENT, "expected at most %u breakpoints, as many as the kernel has places: clear one", BPTABLE_MAX);
+	*ret_id = id;
+	return NULL;
+}
+
+struct vmkd_error *vmkd_breakpoint_set_with(struct vmkd_target *target, uint64_t address, const struct vmkd_breakpoint_options *options,
+					    uint32_t *ret_id)
+{
+	static const struct vmkd_breakpoint_options plain = { .kind = VMKD_BREAKPOINT_CODE };
 	uint64_t pc;
 	uint32_t id = 0;
 	struct vmkd_error *error = TARGET_CAN(target, breakpoint_write);
 
+	if (!options)
+		options = &plain;
 	if (!error)
 		error = prepare(target, &pc);
 	if (error)
 		return error;
 	address = target_address_out(target, address);
-	int outcome = bptable_add(&target->breakpoints, address, one_shot, &id);
-	if (outcome == BPTABLE_E_EXISTS)
-		return vmkd_error_create(VMKD_E_ARGUMENT, "breakpoint %u is already at %" PRIx64, id, address);
-	if (outcome == BPTABLE_E_FULL)
-		return vmkd_error_create(VMKD_E_ARGUMENT, "expected at most %u breakpoints, as many as the kernel has places: clear one", BPTABLE_MAX);
-	// One at the current instruction is written when that has run.
-	error = address == pc ? NULL : write_one(target, id);
+	error = check_options(target, address, options);
+	if (!error)
+		error = add(target, address, options, &id);
+	if (error)
+		return error;
+	if (options->kind != VMKD_BREAKPOINT_CODE)
+		error = arm(target);
+	else if (address != pc) // one at the current instruction is written when that has run
+		error = write_one(target, id);
 	if (error) {
+		target->are_registers_due |= target->breakpoints.entries[id].has_register;
 		bptable_remove(&target->breakpoints, id);
 		return error;
 	}
 	*ret_id = id;
 	return NULL;
+}
+
+struct vmkd_error *vmkd_breakpoint_set(struct vmkd_target *target, uint64_t address, bool one_shot, uint32_t *ret_id)
+{
+	const struct vmkd_breakpoint_options options = { .kind = VMKD_BREAKPOINT_CODE, .is_one_shot = one_shot };
+	return vmkd_breakpoint_set_with(target, address, &options, ret_id);
 }
 
 static struct vmkd_error *take_out(struct vmkd_target *target, uint32_t id)
@@ -506,11 +704,16 @@ static struct vmkd_error *take_out(struct vmkd_target *target, uint32_t id)
 
 	if (!bp)
 		return vmkd_error_create(VMKD_E_NOT_FOUND, "there is no breakpoint %u: bl lists them", id);
-	if (bp->handle == 0 && bp->stale == 0)
+	if (bp->handle == 0 && bp->stale == 0 && !bp->has_register)
 		return NULL;
 	struct vmkd_error *error = need_stopped(target);
 	if (error)
 		return error;
+	if (bp->has_register) {
+		bp->has_register = false; // its register is cleared at the next resume
+		target->are_registers_due = true;
+		return NULL;
+	}
 	return bp->handle ? restore_one(target, id) : drop_stale(target, bp);
 }
 
@@ -523,6 +726,17 @@ struct vmkd_error *vmkd_breakpoint_remove(struct vmkd_target *target, uint32_t i
 	return error;
 }
 
+static uint32_t enabled_processor_breakpoints(const struct vmkd_target *target)
+{
+	uint32_t count = 0;
+
+	for (uint32_t id = 0; id < BPTABLE_MAX; id++) {
+		const struct bp *bp = &target->breakpoints.entries[id];
+		count += bp->is_used && bp->is_enabled && bp->kind != VMKD_BREAKPOINT_CODE;
+	}
+	return count;
+}
+
 struct vmkd_error *vmkd_breakpoint_enable(struct vmkd_target *target, uint32_t id, bool enable)
 {
 	struct bp *bp = bptable_get(&target->breakpoints, id);
@@ -532,6 +746,8 @@ struct vmkd_error *vmkd_breakpoint_enable(struct vmkd_target *target, uint32_t i
 		return vmkd_error_create(VMKD_E_NOT_FOUND, "there is no breakpoint %u: bl lists them", id);
 	if (!enable)
 		error = take_out(target, id);
+	else if (!bp->is_enabled && bp->kind != VMKD_BREAKPOINT_CODE && enabled_processor_breakpoints(target) >= DEBUGREGS_COUNT)
+		error = vmkd_error_create(VMKD_E_ARGUMENT, "expected at most %u processor breakpoints: disable another first", DEBUGREGS_COUNT);
 	if (!error)
 		bp->is_enabled = enable; // written at the next resume
 	return error;
@@ -555,8 +771,10 @@ bool vmkd_breakpoint_at(const struct vmkd_target *target, uint32_t index, struct
 						 .address = bp->address,
 						 .is_enabled = bp->is_enabled,
 						 .is_one_shot = bp->is_one_shot,
-						 .is_in_kernel = bp->handle != 0,
-						 .hits = bp->hits };
+						 .is_in_kernel = bp->handle != 0 || bp->has_register,
+						 .hits = bp->hits,
+						 .kind = bp->kind,
+						 .size = bp->size };
 		return true;
 	}
 	return false;

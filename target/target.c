@@ -8,6 +8,7 @@
 
 #include "target/error.h"
 #include "target/ram.h"
+#include "target/replay.h"
 #include "target/stream.h"
 #include "target/target.h"
 #include "target/url.h"
@@ -92,6 +93,9 @@ static uint32_t on_restarted(void *closure)
 	target->has_version = false;
 	target->has_kdbg = false;
 	target->run = TARGET_RUN_NONE;
+	target->stepping = target->debug_given = 0;
+	target->debug_without = target->debug_processors = 0;
+	target->is_leftover = false;
 	target_registers_forget(target);
 	// The kernel that gave up and started over still has them: clear its table before anything runs on.
 	target->needs_sweep = true;
@@ -121,7 +125,8 @@ static void set_defaults(struct vmkd_open_options *options)
 		options->resend_ms = KDCOM_DEBUGGER_RETRY_MS;
 }
 
-struct vmkd_error *vmkd_target_open_fd(int fd, const char *name, const struct vmkd_open_options *options, struct vmkd_target **ret)
+// With `path` a trace, else the stream `fd`.
+static struct vmkd_error *open_backend(int fd, const char *path, const char *name, const struct vmkd_open_options *options, struct vmkd_target **ret)
 {
 	struct vmkd_target *target = calloc(1, sizeof(*target));
 
@@ -134,13 +139,19 @@ struct vmkd_error *vmkd_target_open_fd(int fd, const char *name, const struct vm
 	bptable_init(&target->breakpoints);
 	target->needs_sweep = true;
 	struct backend_owner owner = { .closure = target, .stopped = on_stopped, .restarted = on_restarted, .turned = on_turned, .log = on_log };
-	struct vmkd_error *error = kd_create(fd, target->name, &target->options, &owner, &target->backend);
+	struct vmkd_error *error = path ? replay_create(path, target->name, &owner, &target->backend) :
+					  kd_create(fd, target->name, &target->options, &owner, &target->backend);
 	if (error) {
 		free(target);
 		return error;
 	}
 	*ret = target;
 	return NULL;
+}
+
+struct vmkd_error *vmkd_target_open_fd(int fd, const char *name, const struct vmkd_open_options *options, struct vmkd_target **ret)
+{
+	return open_backend(fd, NULL, name, options, ret);
 }
 
 struct vmkd_error *vmkd_target_open(const char *url_text, const struct vmkd_open_options *options, struct vmkd_target **ret)
@@ -153,6 +164,8 @@ struct vmkd_error *vmkd_target_open(const char *url_text, const struct vmkd_open
 		defaults = *options;
 	set_defaults(&defaults);
 	struct vmkd_error *error = url_parse(url_text, &url);
+	if (!error && url.is_trace)
+		return open_backend(-1, url.at.path, url_text, &defaults, ret);
 	if (!error)
 		error = url_connect(&url, defaults.connect_timeout_ms, &fd);
 	if (!error)
@@ -160,6 +173,8 @@ struct vmkd_error *vmkd_target_open(const char *url_text, const struct vmkd_open
 	if (error)
 		return error;
 	(void)cleanup_take_fd(&fd); // the target's now
+	if (url.is_vm)
+		snprintf((*ret)->vm_name, sizeof((*ret)->vm_name), "%s", url_text + strlen("vm:"));
 	if (url.is_vm && !defaults.no_ram)
 		(*ret)->ram = target_ram_connect(url.ram_path, *ret);
 	return NULL;
@@ -196,10 +211,12 @@ struct vmkd_error *vmkd_target_detach(struct vmkd_target *target, bool resume)
 	enum vmkd_state state = vmkd_target_state(target);
 	struct vmkd_error *error = NULL;
 
+	if (target->backend->ops->is_recorded)
+		return NULL;
 	if (state == VMKD_STATE_PROMPT || state == VMKD_STATE_FILE)
 		return vmkd_error_create(VMKD_E_STATE, "the target waits for an answer: answer it before leaving");
 	if (state == VMKD_STATE_RUNNING) {
-		if (bptable_next_written(&target->breakpoints, 0) == BPTABLE_MAX)
+		if (!bptable_is_any_written(&target->breakpoints))
 			return NULL;
 		error = stop_for_detach(target);
 		resume = true;
@@ -220,6 +237,8 @@ enum vmkd_state vmkd_target_state(const struct vmkd_target *target)
 	// Between a step that is this side's own business and what follows it, the target counts as running.
 	if (state == VMKD_STATE_STOPPED && target->run == TARGET_RUN_STEP_OVER)
 		return VMKD_STATE_RUNNING;
+	if (state == VMKD_STATE_RUNNING && target->revert_until > stream_now())
+		return VMKD_STATE_UNKNOWN; // that it runs was said of the time before
 	return state;
 }
 
@@ -315,6 +334,8 @@ struct vmkd_error *vmkd_target_wait(struct vmkd_target *target, int timeout_ms, 
 	do {
 		struct vmkd_error *error = target->backend->ops->wait(target->backend, deadline, &event);
 		if (!error)
+			error = target_revert_hidden(target, &event, &is_hidden);
+		if (!error && !is_hidden)
 			error = target_run_hidden(target, &event, &is_hidden);
 		if (error)
 			return error;

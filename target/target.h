@@ -31,6 +31,7 @@ struct vmkd_target {
 	struct backend *backend;
 	struct target_ram *ram; // NULL: packets only
 	char name[TARGET_NAME_MAX];
+	char vm_name[64]; // of vm:NAME; "" = another kind
 	struct vmkd_open_options options;
 
 	// the stop
@@ -47,6 +48,13 @@ struct vmkd_target {
 	uint32_t processor_count;
 	bool is_pc_changed; // registers were set since the stop: its pc is no longer the processor's
 	enum target_run run;
+	// A revert is behind us, and the broker may still be telling of it in the way KDCOM has for it: as of a reboot. Until stream_now() says so; 0 = no.
+	uint64_t revert_until;
+	bool is_revert_told;
+	// Processors below 64 that were sent on for one instruction and have not reported since: something else may come first.
+	uint64_t stepping;
+	uint16_t step_processor; // of `run`
+	bool is_leftover; // the stop is the end of such a step that nobody waits for any more
 	atomic_bool was_break_in_asked; // set by any thread or signal handler
 	bool has_synthetic; // an event of this side comes first: a step that only moved past an int3
 	struct vmkd_event synthetic;
@@ -67,6 +75,12 @@ struct vmkd_target {
 
 	struct bptable breakpoints;
 	bool needs_sweep; // the kernel's table may hold breakpoints of others
+	// processor breakpoints
+	uint32_t debug_own;        // debug registers that this session has used (target/debugregs.h)
+	uint32_t debug_without;    // of these, not armed while an instruction under them is stepped over
+	bool are_registers_due;    // they are to be written before the target goes on
+	uint64_t debug_given;      // DR7 as the target was given it last
+	uint32_t debug_processors; // that they were written into
 };
 
 __attribute__((format(printf, 3, 4))) void target_log(const struct vmkd_target *target, enum vmkd_log_level level, const char *format, ...);
@@ -89,10 +103,18 @@ void target_registers_forget(struct vmkd_target *target);
 struct vmkd_error *target_pc_get(struct vmkd_target *target, uint64_t *ret);
 struct vmkd_error *target_pc_set(struct vmkd_target *target, uint64_t pc);
 
+// Writes the debug registers of the set `which` and DR7 of a processor. What is known of its special registers is forgotten.
+struct vmkd_error *target_debug_registers_set(struct vmkd_target *target, uint32_t processor, const uint64_t values[4], uint32_t which,
+					      uint64_t dr7);
+
 // run.c: a new stop has happened: bring the books in line, find its reason.
 void target_run_stopped(struct vmkd_target *target, const struct kd_state_change *change);
 // The event of a stop that is hidden from the caller: deal with it. Return NULL with *ret_is_hidden.
 struct vmkd_error *target_run_hidden(struct vmkd_target *target, const struct vmkd_event *event, bool *ret_is_hidden);
+// Lets go of a machine that has said it reboots: its processors may not answer a question any more.
+struct vmkd_error *target_resume_reboot(struct vmkd_target *target);
+// snapshot.c: the same for what a broker says about a revert that the caller knows of.
+struct vmkd_error *target_revert_hidden(struct vmkd_target *target, const struct vmkd_event *event, bool *ret_is_hidden);
 // Puts the original bytes over the break instructions of own breakpoints in what was read from [address, address + len).
 void target_breakpoints_hide(const struct vmkd_target *target, uint64_t address, uint8_t *bytes, size_t len);
 // Takes those in [address, address + len) out of the kernel, because the range is about to be written.

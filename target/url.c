@@ -20,6 +20,17 @@ static struct vmkd_error *parse_vm(const char *name, struct url *url)
 	return NULL;
 }
 
+static struct vmkd_error *parse_trace(const char *path, struct url *url)
+{
+	size_t len = strlen(path);
+
+	if (len == 0 || len >= sizeof(url->at.path))
+		return vmkd_error_create(VMKD_E_ARGUMENT, "expected trace:FILE with a path of 1 to %zu characters, got %zu", sizeof(url->at.path) - 1, len);
+	memcpy(url->at.path, path, len + 1);
+	url->is_trace = true;
+	return NULL;
+}
+
 static bool is_stream(const char *text)
 {
 	return strncmp(text, "unix:", 5) == 0 || strncmp(text, "tcp:", 4) == 0 || strncmp(text, "serial:", 7) == 0;
@@ -32,10 +43,12 @@ struct vmkd_error *url_parse(const char *text, struct url *ret)
 
 	if (strncmp(text, "vm:", 3) == 0)
 		error = parse_vm(text + 3, &url);
+	else if (strncmp(text, "trace:", 6) == 0)
+		error = parse_trace(text + 6, &url);
 	else if (is_stream(text))
 		error = error_import(VMKD_E_ARGUMENT, endpoint_parse(text, &url.at));
 	else
-		error = vmkd_error_create(VMKD_E_ARGUMENT, "'%.200s' is not a target: expected vm:NAME, " ENDPOINT_FORMS, text);
+		error = vmkd_error_create(VMKD_E_ARGUMENT, "'%.200s' is not a target: expected vm:NAME, trace:FILE, " ENDPOINT_FORMS, text);
 	if (!error)
 		*ret = url;
 	return error;

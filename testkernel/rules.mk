@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
 # Per architecture, into build/testkernel/{x64,x86}/: ntoskrnl.exe + .pdb (a PE by clang and lld-link), boot.elf (the
-# PVH stub, by clang and ld.lld), kduart.dll (the serial yardstick, by mingw).
+# PVH stub, by clang and ld.lld), kduart.dll (the serial yardstick) and the modules of virtualkd/ (by mingw).
 LLD_LINK     ?= lld-link
 LLD          ?= ld.lld
 LLVM_DLLTOOL ?= llvm-dlltool
@@ -70,8 +70,27 @@ $(O)/testkernel/$(1)/libntoskrnl.a: testkernel/uart/ntoskrnl-$(1).def
 
 ALL += $(O)/testkernel/$(1)/boot.elf $(O)/testkernel/$(1)/ntoskrnl.exe $(O)/testkernel/$(1)/kduart.dll
 endef
+
+# One for each kind of VirtualKD's modules: $(1) architecture, $(2) its file of testkernel/virtualkd.
+define testkernel_virtualkd
+$(O)/testkernel/$(1)/$(2).dll: $(call pe_objects,$(1),testkernel/virtualkd/module.c testkernel/virtualkd/$(2).c) \
+    $(O)/testkernel/$(1)/virtualkd/libntoskrnl.a
+	@echo "  LD      $$@"
+	$$(MINGW_$(1)) -nostdlib -shared -Wl,--entry,0 -Wl,--subsystem,native -Wl,--dynamicbase -Wl,--nxcompat \
+	    -Wl,--kill-at -Wl,--disable-auto-import -s -o $$@ $$^
+ALL += $(O)/testkernel/$(1)/$(2).dll
+endef
+define testkernel_virtualkd_arch
+$(O)/testkernel/$(1)/virtualkd/libntoskrnl.a: testkernel/virtualkd/ntoskrnl-$(1).def
+	@mkdir -p $$(@D)
+	$$(MINGW_$(1):gcc=dlltool) -k -d $$< -l $$@
+$(foreach kind,bazis2024 bazis30 kdvbox,$(eval $(call testkernel_virtualkd,$(1),$(kind))))
+endef
 $(eval $(call testkernel_arch,x64,elf_x86_64,i386:x86-64,,))
 $(eval $(call testkernel_arch,x86,elf_i386,i386,-x86,/safeseh:no))
+
+$(eval $(call testkernel_virtualkd_arch,x64))
+$(eval $(call testkernel_virtualkd_arch,x86))
 
 $(call host_program,tools/peseal,tools/peseal.c,)
 $(call unit_test,testkernel_pe_test,testkernel/core/pe_test.c testkernel/core/pe.c testkernel/core/archive.c,-lcmocka)

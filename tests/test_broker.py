@@ -544,10 +544,10 @@ def snapshot(link):
                 expect(attach(kd).pc == first.pc, "another stop than the one that was saved")
                 reads_mz(kd)
                 monitor(vm, "loadvm stopped")  # under a debugger that has broken in
-                if link == "hook":  # QEMU's reset of the vCPUs is seen first: the debugger is told of a reboot, and says nothing to it
-                    notice = kd.wait_event()
-                    expect(isinstance(notice, Symbols) and notice.is_unload, f"{notice} is no notice")
-                    expect(kd.wait_stop().pc == first.pc, "another stop than the one that was saved")
+                # KDCOM has no other word for it than a reboot.
+                notice = kd.wait_event()
+                expect(isinstance(notice, Symbols) and notice.is_unload, f"{notice} is no notice")
+                expect(kd.wait_stop().pc == first.pc, "another stop than the one that was saved")
                 for _ in range(5):
                     reads_mz(kd)
             with client_of(vm) as kd:

@@ -146,6 +146,13 @@ def bad_commands_give_one_line_and_a_status(guest):
         ("eb nt 100", "expected a value of 1 bytes"),
         ("eb 0 1", "cannot write memory at 0"),
         ("bp", "expected: bp"),
+        ("bp /f", "expected: bp"),
+        ("ba", "expected: ba"),
+        ("ba x1 nt", "expected: ba"),
+        ("ba w", "expected: ba"),
+        ("ba e4 nt", "expected size 1"),
+        ("ba w3 nt", "expected size 1, 2, 4 or 8"),
+        ("ba w4 nt+2", "a multiple of the size"),
         ("bc 9", "no breakpoint 9"),
         ("bc x", "expected breakpoint numbers"),
         ("~7s", "expected a processor"),
@@ -261,6 +268,89 @@ def memory_is_edited_found_and_copied(guest):
         text = guest.kd(f".writemem {folder}/part nt L?40000000", status=1)
         must_match(text, r"cannot read memory at")
         check(os.path.getsize(f"{folder}/part") >= 0x1000, "the readable part is not in the file")
+
+
+# ---- processor breakpoints ---------------------------------------------------------------------------------------------------
+
+def numbers(text):
+    return [int(n.replace("`", ""), 16) for n in re.findall(r"Evaluate expression: -?\d+ = ([0-9a-f`]+)", text)]
+
+
+@case("counter")
+def processor_breakpoints_stop_where_code_is_executed(guest):
+    """Once a round, each of them; nothing is in the code."""
+    rounds = "g; ? dwo(nt!TkCounter); ? @$ip-nt!TkTick; " * 4
+    text = guest.kd(f"ba e1 nt!TkTick; bl; {rounds} bl; db nt!TkTick L1; t; r kdr7; bc 0; bl; .echo end")
+    check(text.count("Breakpoint 0 hit") == 4, text)
+    values = numbers(text)
+    check(values[1::2] == [0] * 4 and [v - values[0] for v in values[::2]] == [0, 1, 2, 3], f"rounds {values}:\n{text}")
+    must_match(text, r"^ 0 e Disable Clear  [0-9a-f`]+  e 1  hits 0  nt!TkTick", r" hits 4 ")
+    check(not re.search(r"^[0-9a-f`]+  cc", text, re.M), f"a break instruction is in the code:\n{text}")
+    check("nt!TkTick" not in text[text.rindex("kdr7="):], f"it is still listed:\n{text}")
+
+
+@case("counter")
+def processor_breakpoints_watch_data(guest):
+    size = 8 if guest.is64 else 4
+    text = guest.kd(f"ba w4 nt!TkWatched; {'g; ? dwo(nt!TkWatched); ' * 4} bc *; ba r {size} nt!TkCounter; g; r {guest.ip}; g; r {guest.ip}; bl")
+    check(text.count("Breakpoint 0 hit") == 6, text)
+    values = numbers(text)
+    check([v - values[0] for v in values] == [0, 1, 2, 3], f"written {values}:\n{text}")
+    must_match(text, rf" r {size}  hits 2 ")
+
+
+@case("counter")
+def four_processor_breakpoints(guest):
+    four = "ba e1 nt!TkTick; ba e1 nt!TkInner; ba w4 nt!TkWatched; ba e1 nt!TkOuter; "
+    text = guest.kd(four + "ba e1 nt!TkMiddle", status=1)
+    must_match(text, r"vmkd kd: expected a free debug register for breakpoint 4")
+    text = guest.kd(four + "g; g; g; g; g; bd 2; ba e1 nt!TkMiddle; g; g; g; g; g; bl; be 2", status=1)
+    hits = [int(n) for n in re.findall(r"Breakpoint (\d) hit", text)]
+    rounds = [0, 2, 3, 1], [0, 3, 4, 1]  # TkTick and its write, TkOuter, TkMiddle, TkInner
+    for order, seen in zip(rounds, (hits[:5], hits[5:])):
+        start = order.index(seen[0])
+        check(seen == [order[(start + i) % 4] for i in range(5)], f"hits {hits}:\n{text}")
+    must_match(text, r"^ 2 d Disable Clear .* w 4 ", r"vmkd kd: expected at most 4 processor breakpoints")
+
+
+@case("counter")
+def processor_breakpoints_go_with_their_session(guest):
+    guest.kd("ba e1 nt!TkTick; g")
+    text = guest.kd("? @kdr7&ff; bl; ba w4 nt!TkWatched; qs")
+    check(number(text) == 0, f"left behind:\n{text}")
+    text = guest.kd("? @kdr7&ff; r")
+    check(number(text) == 0, f"left behind in a stopped target:\n{text}")
+
+
+@case("counter")
+def processor_breakpoints_beside_others(guest):
+    """Steps, a code breakpoint, and a step off both at one address."""
+    text = guest.kd("ba e1 nt!TkTick; bp nt!TkTick; bp nt!TkInner; g; t; g; g; p; g; bl; ? @$ip-nt!TkTick")
+    hits = [int(n) for n in re.findall(r"Breakpoint (\d) hit", text)]
+    check(len(hits) == 4 and set(hits[::2]) <= {0, 1} and hits[1::2] in ([2, 2], [2, 0], [2, 1]) or hits.count(2) == 2, f"hits {hits}:\n{text}")
+
+
+@case("counter", more=("--reboot",))
+def processor_breakpoints_after_a_reboot(guest):
+    text = guest.kd("ba e1 nt!TkTick; g; .reboot; g; .echo again; g; bl", "-b")
+    in_order(text, "Breakpoint 0 hit", "restarts", "1 breakpoints were in the old kernel", "Breakpoint 0 hit", "again", "Breakpoint 0 hit", "hits 3")
+
+
+@case("smp", cpus=4)
+def processor_breakpoints_on_every_processor(guest):
+    for cpu in (1, 3, 0, 2):
+        text = guest.kd(f"ba w4 nt!TkCpuCounters+{8 * cpu:x}; g; ~; g; ~; bl", "-b")
+        check(text.count("Breakpoint 0 hit") == 2 and len(re.findall(rf"^\.  {cpu}  pc", text, re.M)) == 2, f"processor {cpu}:\n{text}")
+
+
+@case("smp", cpus=4)
+def processors_meet_at_a_breakpoint(guest):
+    """Three run the same loop: each stop is a hit, whoever else has run into it meanwhile, and every processor comes by."""
+    text = guest.kd(f"~1s; {'t; ' * 8} ba e1 @$ip; {'g; ~; ' * 24} bc *; g nt!TkSpinBoot+ffff; .echo never", "-b", "-t", "20", status=1)
+    hits = text.count("Breakpoint 0 hit")
+    check(hits == 24 and "Single step exception" not in text, f"{hits} hits:\n{text}")
+    came = {int(n) for n in re.findall(r"^\.  (\d)  pc", text, re.M)}
+    check(came >= {1, 2, 3}, f"only processors {came} came:\n{text}")
 
 
 # ---- running -----------------------------------------------------------------------------------------------------------------

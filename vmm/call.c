@@ -98,7 +98,7 @@ static uint32_t conclude_guest_error(struct call *c, uint32_t seq)
 static uint32_t conclude_travelled(struct call *c, uint32_t seq)
 {
 	(void)area_write_code(&c->area, CODE_REREGISTER, seq);
-	call_cut(c, LINK_GONE_AREA);
+	call_cut(c, LINK_GONE_RESET);
 	return CODE_REREGISTER;
 }
 
@@ -166,6 +166,8 @@ static uint32_t begin_register(struct call *c, const struct gpa_map *map, const 
 	}
 	c->stats.registrations++;
 	c->refused_version = 0;
+	c->dialect = args->dialect;
+	c->dialect_version = args->dialect_version;
 	c->owed |= OWE_REGISTERED;
 	if (c->is_breakin_pending)
 		(void)area_attention_set(&c->area, ATTENTION_BREAKIN); // lost: conclude finds it as well
@@ -200,7 +202,7 @@ bool call_look(struct call *c)
 	if (!c->area.is_registered || c->ending)
 		return false;
 	if (area_read_words(&c->area, &w)) {
-		call_cut(c, LINK_GONE_AREA);
+		call_cut(c, LINK_GONE_RESET); // nobody but a loaded snapshot writes there meanwhile
 		return true;
 	}
 	if (!has_travelled(c, &w))
@@ -213,7 +215,7 @@ bool call_look(struct call *c)
 	}
 	c->has_out = c->has_last = c->is_stopped = false;
 	forget_wait(c);
-	owe_gone(c, LINK_GONE_AREA); // what is kept of the area is for finding this guest's calls
+	owe_gone(c, LINK_GONE_RESET); // what is kept of the area is for finding this guest's calls
 	return true;
 }
 
@@ -268,7 +270,7 @@ uint32_t call_begin(struct call *c, const struct gpa_map *map, const struct call
 		call_cut(c, c->ending);
 	if (args->fn == CALL_REGISTER)
 		return begin_register(c, map, args);
-	if (!c->area.is_registered)
+	if (!c->area.is_registered || args->dialect != c->dialect) // or another module has registered since
 		return CODE_REREGISTER;
 	struct area_words w;
 	if (area_read_words(&c->area, &w)) {
@@ -402,6 +404,8 @@ static void enter_wait(struct call *c)
 static struct link_guest guest_of(const struct call *c)
 {
 	struct area_words w;
+	if (c->dialect != LINK_DIALECT_VMKD) // the area is the stand-in's, in this process
+		return (struct link_guest){ .dialect = c->dialect, .version = c->dialect_version, .arch = c->area.arch };
 	bool has_words = area_read_words(&c->area, &w) == AREA_OK; // a page that changed hands: its registration ends with the next call
 	return (struct link_guest){
 		.state = has_words ? w.guest_state & GUEST_STATES_KNOWN : 0,

@@ -57,6 +57,8 @@ struct call_args {
 	uint32_t version; // CALL_REGISTER: AREA_VERSION of the guest; 0 = whatever the head says (debugcon)
 	uint32_t seq;     // all others: call_seq; must be what the head says
 	uint32_t vcpu;    // the VMM's number; 0xFFFFFFFF = unknown
+	uint32_t dialect; // enum link_dialect of the guest behind the area (vmm/virtualkd.h)
+	uint32_t dialect_version; // CALL_REGISTER, another dialect than ours: its word for its version, 0 = not said
 	bool has_regs;    // cr0..efer come from the VMM; else from the head if AREA_FEATURE_CONTROL_REGS
 	uint64_t cr0, cr3, cr4, efer;
 };
@@ -74,6 +76,7 @@ struct call {
 	uint32_t fn, seq, flags, want, vcpu; // of the open or parked call
 	uint32_t code;                       // ANSWERED: the answer
 	uint64_t cr0, cr3, cr4, efer;        // of the calling vCPU; 0 = unknown
+	uint32_t dialect, dialect_version;   // as call_args, of the last registration
 	bool is_told;       // a broker knows that the guest waits
 	bool is_stopped;    // see call_is_stopped
 	bool is_parked;     // the wait ended with RETRY; the guest will make the same call again
@@ -149,8 +152,9 @@ bool call_is_awaited(const struct call *c);
 // (LINK_F_RESUMES), or until it makes a call that a stopped guest does not make.
 bool call_is_stopped(const struct call *c);
 
-// Debugcon: the VMM may have put the memory of another time under the guest (a snapshot was loaded, of which no RESET tells). If it
-// did: an open call is over, the broker is told that nobody is registered, and a guest that is in a call there is told to register again. -> true: so it was, or the area is lost.
+// Debugcon: the VMM may have put the memory of another time under the guest (a snapshot was loaded, of which no RESET tells). To be asked
+// while the guest waits, or when the VM was paused: then it has not moved its pages itself. If it did: an open call is over, the broker is
+// told LINK_GONE_RESET, since nothing of what it knows needs to be true, and a guest that is in a call there is told to register again. -> true: so it was.
 // What the host gives a waiting guest (call_deliver, call_resend) begins with this look.
 bool call_look(struct call *c);
 

@@ -320,7 +320,7 @@ static void a_nonce_that_changes_in_a_wait_ends_it(void **state)
 	memcpy(before, f->guest.pages[0], sizeof(before));
 	assert_true(deliver(f)); // it was for that wait, and is lost with it
 	assert_message(f, LINK_UNREGISTERED);
-	assert_int_equal(f->message.head.code, LINK_GONE_AREA);
+	assert_int_equal(f->message.head.code, LINK_GONE_RESET);
 	assert_int_equal(step(f), CALL_ANSWER);
 	assert_int_equal(call_answer(&f->call), CODE_REREGISTER);
 	assert_memory_equal(before, f->guest.pages[0], sizeof(before));
@@ -472,6 +472,7 @@ static void a_restored_snapshot_registers_again(void **state)
 	assert_int_equal(begin_new(f, CALL_EXCHANGE, 0, 0), CODE_REREGISTER);
 	assert_int_equal(f->call.stats.refused, 0); // nobody's fault
 	assert_message(f, LINK_UNREGISTERED);
+	assert_int_equal(f->message.head.code, LINK_GONE_RESET); // nothing that the broker knows of it is true any more
 	// The number of the packet is one that this host has seen already, of another future.
 	for (uint32_t i = 0; i < 6; i++)
 		((struct page_head *)f->guest.pages[i])->nonce = 5555;
@@ -513,12 +514,28 @@ static void a_restored_wait_is_told_to_register(void **state)
 		assert_int_equal(f->guest.head->reply_seq, f->guest.head->call_seq);
 		assert_int_equal(f->guest.head->reply_code, RESULT_TAG | CODE_REREGISTER);
 		assert_message(f, LINK_UNREGISTERED); // who reads the stopped guest's RAM must know that this is another time's
-		assert_int_equal(f->message.head.code, LINK_GONE_AREA);
+		assert_int_equal(f->message.head.code, LINK_GONE_RESET);
 		assert_int_equal(step(f), CALL_ANSWER);
 		assert_int_equal(call_answer(&f->call), CODE_REREGISTER);
 		assert_false(call_is_awaited(&f->call));
 		assert_int_equal(f->call.stats.packets_in, 1);
 	}
+}
+
+// The snapshot is of a time before the guest registered as it is now known: its pages carry another nonce.
+static void a_restored_registration_of_old_is_a_reset(void **state)
+{
+	struct fixture *f = *state;
+	start(f);
+	assert_int_equal(begin_wait(f), CALL_PENDING);
+	assert_message(f, LINK_WAIT);
+	for (uint32_t i = 0; i < 6; i++)
+		((struct page_head *)f->guest.pages[i])->nonce = 777;
+	assert_true(call_look(&f->call));
+	assert_message(f, LINK_UNREGISTERED);
+	assert_int_equal(f->message.head.code, LINK_GONE_RESET);
+	assert_int_equal(((struct page_head *)f->guest.pages[0])->nonce, 777);
+	assert_int_equal(f->guest.head->reply_seq, f->guest.head->call_seq - 1); // nothing was written into pages of another time
 }
 
 // ---- Kicks --------------------------------------------------------------------------------------
@@ -965,6 +982,7 @@ int main(void)
 		TEST(packets_sent_again_after_a_registration_are_dropped),
 		TEST(a_restored_snapshot_registers_again),
 		TEST(a_restored_wait_is_told_to_register),
+		TEST(a_restored_registration_of_old_is_a_reset),
 		TEST(a_kicked_wait_goes_on_and_is_not_told_twice),
 		TEST(a_kick_before_the_packets_went_loses_none),
 		TEST(a_guest_that_does_something_else_after_a_kick),

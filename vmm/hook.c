@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // libvmkd-vmm.so: the interposed ioctl. What KVM is told about memory and vCPUs is noted, what comes out of KVM_RUN is looked at, and
-// a port call of ours is answered right there. Everything else passes.
+// a port call of ours, or a request of VirtualKD's, is answered right there. Everything else passes.
 #include "vmm/hook.h"
 
 #include <dlfcn.h>
@@ -21,6 +21,7 @@
 #define SET_USER_MEMORY_REGION2 _IOC(_IOC_WRITE, KVMIO, 0x49, 160)
 
 #define CR0_PE 1u
+#define EFER_LMA (1u << 10)
 // How long the VMM's exit is held up by a broker that does not take the guest's last words.
 #define EXIT_PATIENCE_MS 2000u
 #define SYNC_REGS ((uint64_t)(KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS))
@@ -76,11 +77,13 @@ static void end(const struct vm *vm, uint32_t gone)
 
 enum port_outcome { PORT_NOT_OURS, PORT_ANSWERED, PORT_KICKED };
 
-static bool is_port_exit(const struct kvm_run *run)
+// Ordinary exits end at the first compare or the second.
+static bool is_port_exit(const struct vcpu *v)
 {
-	return run->io.port == PORTCALL_PORT && run->io.direction == KVM_EXIT_IO_IN && run->io.size == 4 &&
-	       run->io.count == 1;
+	uint16_t port = v->run->io.port;
+	return (port | 1) == VKD_RPC_PORT || (v->is_vkd_stray_due && port == VKD_STRAY_PORT);
 }
+_Static_assert((PORTCALL_PORT | 1) == VKD_RPC_PORT, "both ports in one compare");
 
 static bool is_cpl0(const struct kvm_sregs *s)
 {
@@ -105,6 +108,17 @@ static bool is_another_owner(const struct vcpu *v)
 	return hook.owner && hook.owner != v->vm && hook.call.area.is_registered;
 }
 
+// A call that is refused because another one is open must not become the caller.
+static void note_caller(struct vcpu *v, bool is_pending)
+{
+	if (!is_pending && hook.has_sleeper)
+		return;
+	if (hook.owner != v->vm)
+		link_ram_changes(false);
+	hook.owner = v->vm;
+	hook.caller = v;
+}
+
 static uint32_t answer_locked(struct vcpu *v, const struct call_args *args, bool *ret_is_kicked)
 {
 	if (is_another_owner(v)) {
@@ -113,13 +127,7 @@ static uint32_t answer_locked(struct vcpu *v, const struct call_args *args, bool
 	}
 	const struct gpa_map map = vm_map(v->vm);
 	uint32_t code = call_begin(&hook.call, &map, args, hook_now_ms());
-	// A call that is refused because another one is open must not become the caller.
-	if (code == CALL_PENDING || !hook.has_sleeper) {
-		if (hook.owner != v->vm)
-			link_ram_changes(false);
-		hook.owner = v->vm;
-		hook.caller = v;
-	}
+	note_caller(v, code == CALL_PENDING);
 	if (code == CALL_PENDING)
 		code = park_call(v, ret_is_kicked);
 	link_settle();
@@ -146,44 +154,156 @@ static bool want_registers(struct vcpu *v)
 	return false;
 }
 
-// The registers of a call of ours. -> false: another program's use of the port.
-static bool read_registers(const struct vcpu *v, bool has_registers, struct kvm_regs *ret, struct kvm_sregs *ret_s)
+static bool read_registers(const struct vcpu *v, bool has_registers, struct kvm_regs *ret)
 {
 	if (has_registers)
 		*ret = v->run->s.regs.regs;
-	else if (hook_next_ioctl(v->fd, KVM_GET_REGS, ret))
-		return false;
-	if ((uint32_t)ret->rax != PORTCALL_MAGIC || (uint16_t)ret->rcx != PORTCALL_COMMAND)
-		return false;
-	if (has_registers)
-		*ret_s = v->run->s.regs.sregs;
-	return has_registers || !hook_next_ioctl(v->fd, KVM_GET_SREGS, ret_s);
+	return has_registers || !hook_next_ioctl(v->fd, KVM_GET_REGS, ret);
 }
 
-static enum port_outcome port_call(struct vcpu *v, bool has_registers)
+static bool read_sregs(const struct vcpu *v, bool has_registers, struct kvm_sregs *ret)
 {
-	struct kvm_regs regs;
+	if (has_registers)
+		*ret = v->run->s.regs.sregs;
+	return has_registers || !hook_next_ioctl(v->fd, KVM_GET_SREGS, ret);
+}
+
+// The exit's operand of 4 bytes.
+static uint32_t *operand(const struct vcpu *v)
+{
+	return (uint32_t *)((uint8_t *)v->run + v->run->io.data_offset);
+}
+
+// Whoever is not in ring 0 is nobody's guest module. Under the lock.
+static bool may_call(const struct kvm_sregs *sregs)
+{
+	bool is_ours = is_cpl0(sregs) && hook.is_active;
+	if (!is_ours) {
+		hook.call.stats.refused++;
+		hook.call.stats.refused_cpl++;
+	}
+	return is_ours;
+}
+
+static enum port_outcome port_call(struct vcpu *v, bool has_registers, const struct kvm_regs *regs)
+{
 	struct kvm_sregs sregs;
-	if (!read_registers(v, has_registers, &regs, &sregs))
+	if (!read_sregs(v, has_registers, &sregs))
 		return PORT_NOT_OURS;
 	bool is_kicked = false;
 	uint32_t code = 0;
-	bool is_ours = is_cpl0(&sregs);
 	pthread_mutex_lock(&hook.lock);
-	is_ours = is_ours && hook.is_active;
+	bool is_ours = may_call(&sregs);
 	if (is_ours) {
-		const struct call_args args = args_of(v, &regs, &sregs);
+		const struct call_args args = args_of(v, regs, &sregs);
 		code = answer_locked(v, &args, &is_kicked);
-	} else {
-		hook.call.stats.refused++;
-		hook.call.stats.refused_cpl++;
 	}
 	pthread_mutex_unlock(&hook.lock);
 	if (!is_ours)
 		return PORT_NOT_OURS;
-	uint32_t eax = RESULT_TAG | code;
-	memcpy((uint8_t *)v->run + v->run->io.data_offset, &eax, sizeof(eax));
+	*operand(v) = RESULT_TAG | code;
 	return is_kicked ? PORT_KICKED : PORT_ANSWERED;
+}
+
+// ---- VirtualKD (vmm/virtualkd.h) ----------------------------------------------------------------
+
+// Other programs look for VMware at this port, too, and QEMU answers them: only the very registers of VirtualKD's module count (VirtualKD reference, section 1.2).
+static enum port_outcome vkd_probe(struct vcpu *v, bool has_registers)
+{
+	struct kvm_regs regs;
+	struct kvm_sregs sregs;
+	v->is_vkd_probed = false;
+	if (*operand(v) != VKD_PROBE_MAGIC || !read_registers(v, has_registers, &regs) || (uint32_t)regs.rbx != VKD_PROBE_EBX ||
+	    (uint32_t)regs.rcx != VKD_PROBE_ECX || !read_sregs(v, has_registers, &sregs))
+		return PORT_NOT_OURS;
+	pthread_mutex_lock(&hook.lock);
+	v->is_vkd_probed = may_call(&sregs);
+	pthread_mutex_unlock(&hook.lock);
+	return v->is_vkd_probed ? PORT_ANSWERED : PORT_NOT_OURS;
+}
+
+static enum port_outcome vkd_probe_answer(struct vcpu *v)
+{
+	*operand(v) = VKD_PROBE_ANSWER;
+	v->is_vkd_stray_due = true;
+	return PORT_ANSWERED;
+}
+
+static struct virtualkd_exit vkd_exit_of(const struct vcpu *v, const struct kvm_regs *r, const struct kvm_sregs *s)
+{
+	return (struct virtualkd_exit){
+		.value = *operand(v), .rax = r->rax, .vcpu = v->index,
+		.arch = s->efer & EFER_LMA && s->cs.l ? ARCH_X64 : ARCH_X86,
+		.cr0 = s->cr0, .cr3 = s->cr3, .cr4 = s->cr4, .efer = s->efer,
+	};
+}
+
+static enum virtualkd_next vkd_answer_locked(struct vcpu *v, const struct virtualkd_exit *x, bool *ret_is_kicked)
+{
+	struct virtualkd_rpc rpc;
+	struct gpa_map map = vm_map(v->vm);
+	enum virtualkd_next next = virtualkd_begin(&hook.virtualkd, &hook.call, &map, x, &rpc, hook_now_ms());
+	if (next == VIRTUALKD_NOT_OURS)
+		return next;
+	note_caller(v, next == VIRTUALKD_CALL);
+	if (next == VIRTUALKD_CALL) {
+		uint32_t code = park_call(v, ret_is_kicked);
+		map = vm_map(v->vm);
+		next = virtualkd_end(&hook.virtualkd, &hook.call, &map, &rpc, code);
+	}
+	if (next == VIRTUALKD_REST && !*ret_is_kicked)
+		*ret_is_kicked = park_rest(v, VIRTUALKD_REST_MS);
+	link_settle();
+	note_guest();
+	return next;
+}
+
+static enum port_outcome vkd_request(struct vcpu *v, bool has_registers)
+{
+	struct kvm_regs regs;
+	struct kvm_sregs sregs;
+	if (!read_registers(v, has_registers, &regs) || !read_sregs(v, has_registers, &sregs))
+		return PORT_NOT_OURS;
+	const struct virtualkd_exit x = vkd_exit_of(v, &regs, &sregs);
+	enum virtualkd_next next = VIRTUALKD_NOT_OURS;
+	bool is_kicked = false;
+	pthread_mutex_lock(&hook.lock);
+	if (may_call(&sregs) && !is_another_owner(v))
+		next = vkd_answer_locked(v, &x, &is_kicked);
+	pthread_mutex_unlock(&hook.lock);
+	if (next == VIRTUALKD_NOT_OURS)
+		return PORT_NOT_OURS;
+	return is_kicked ? PORT_KICKED : PORT_ANSWERED;
+}
+
+// ---- An exit at one of the ports ----------------------------------------------------------------
+
+static enum port_outcome port_in(struct vcpu *v, bool has_registers)
+{
+	struct kvm_regs regs;
+	bool is_probed = v->is_vkd_probed;
+	v->is_vkd_probed = false;
+	if (!read_registers(v, has_registers, &regs) || (uint32_t)regs.rax != PORTCALL_MAGIC)
+		return PORT_NOT_OURS;
+	if ((uint16_t)regs.rcx == PORTCALL_COMMAND)
+		return port_call(v, has_registers, &regs);
+	return is_probed ? vkd_probe_answer(v) : PORT_NOT_OURS;
+}
+
+static enum port_outcome port_exit(struct vcpu *v, bool has_registers)
+{
+	const struct kvm_run *run = v->run;
+	bool is_in = run->io.direction == KVM_EXIT_IO_IN;
+	if (run->io.size != 4 || run->io.count != 1)
+		return PORT_NOT_OURS;
+	if (run->io.port == PORTCALL_PORT)
+		return is_in ? port_in(v, has_registers) : vkd_probe(v, has_registers);
+	if (is_in)
+		return PORT_NOT_OURS;
+	if (run->io.port == VKD_RPC_PORT)
+		return vkd_request(v, has_registers);
+	v->is_vkd_stray_due = false; // VKD_STRAY_PORT
+	return *operand(v) == VKD_PROBE_MAGIC ? PORT_ANSWERED : PORT_NOT_OURS;
 }
 
 // The VMM wants the vCPU. KVM_RUN with immediate_exit completes the port read and runs no guest code, so that the
@@ -227,9 +347,9 @@ static int run_vcpu(struct vcpu *v, void *arg)
 			guest_ended(v, v->run->exit_reason);
 			return result;
 		}
-		if (!is_port_exit(v->run))
+		if (!is_port_exit(v))
 			return result;
-		switch (port_call(v, has_registers)) {
+		switch (port_exit(v, has_registers)) {
 		case PORT_NOT_OURS:
 			return result;
 		case PORT_KICKED:
@@ -249,6 +369,7 @@ static void start_once(void)
 	owner_pid = getpid();
 	hook.wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	call_init(&hook.call, hook_now_ms());
+	virtualkd_init(&hook.virtualkd);
 	hook.is_active = hook.wake_fd >= 0 && link_start();
 	if (hook.is_active)
 		freeze_prepare();

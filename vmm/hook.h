@@ -9,13 +9,14 @@
 
 #include <pthread.h>
 
-#include "vmm/call.h"
+#include "vmm/virtualkd.h"
 #include "vmm/vm.h"
 
 struct hook {
 	pthread_mutex_t lock;
 	bool is_active;        // the link is open; else the library lets everything pass
 	struct call call;
+	struct virtualkd virtualkd; // of a guest that has VirtualKD's module
 	bool has_guest;        // a module is registered; read without the lock, as a hint
 	struct vm *owner;      // the VM whose guest is, or was last, registered
 	struct vcpu *caller;   // the vCPU that made the last call

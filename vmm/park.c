@@ -153,3 +153,8 @@ uint32_t park_call(const struct vcpu *v, bool *ret_is_kicked)
 	freeze_end();
 	return call_answer(c);
 }
+
+bool park_rest(const struct vcpu *v, uint32_t ms)
+{
+	return !hook.has_sleeper && sleep_unlocked(v, POLLIN, hook_now_ms() + ms);
+}

@@ -12,6 +12,9 @@
 // -> enum call_code; *ret_is_kicked: the VMM wants the vCPU.
 uint32_t park_call(const struct vcpu *v, bool *ret_is_kicked);
 
+// Let time pass, as above: until `ms` are over, a kick, or news of the broker. At once if another vCPU sleeps in a call. -> true: the VMM wants the vCPU.
+bool park_rest(const struct vcpu *v, uint32_t ms);
+
 // Somebody else has changed hook.call: let the sleeping vCPU look. Under hook.lock.
 void park_wake(void);
 

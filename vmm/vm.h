@@ -41,6 +41,9 @@ struct vcpu {
 	struct kvm_run *run;
 	pid_t tid; // the thread that runs it; 0: none has yet
 	uint64_t sync_added; // bits of kvm_valid_regs that are ours, not the VMM's
+	// Its own thread's alone (vmm/hook.c):
+	bool is_vkd_probed;    // its last OUT to the probe's port was VirtualKD's
+	bool is_vkd_stray_due; // the probe was answered: the OUT that follows means nothing
 };
 
 // A VM was created as descriptor fd. NULL: too many. An entry of the same descriptor is taken over, emptied.

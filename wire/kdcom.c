@@ -11,6 +11,23 @@ static uint32_t room(const struct kdcom *k)
 	return KDCOM_OUTPUT_SIZE - k->out_len;
 }
 
+static void show_out(const struct kdcom *k, const uint8_t *bytes, uint32_t len)
+{
+	if (!k->observer)
+		return;
+	const struct kdcom_seen seen = { .is_out = true, .head = bytes, .head_len = len, .rest = bytes + len };
+	k->observer->seen(k->observer->arg, &seen);
+}
+
+// rest_len bytes of the body, its trailer included.
+static void show_in(const struct kdcom *k, uint32_t head_len, uint32_t rest_len, enum kdcom_damage damage)
+{
+	if (!k->observer)
+		return;
+	const struct kdcom_seen seen = { .damage = damage, .head = k->rx_head, .head_len = head_len, .rest = k->rx_body, .rest_len = rest_len };
+	k->observer->seen(k->observer->arg, &seen);
+}
+
 static void put_head(uint8_t *head, uint32_t leader, uint16_t type, uint16_t len, uint32_t id, uint32_t checksum)
 {
 	put_le32(head, leader);
@@ -27,6 +44,7 @@ static void put_control(struct kdcom *k, enum kdcom_control type, uint32_t id)
 	if (room(k) < KDCOM_HEAD)
 		return;
 	put_head(k->out + k->out_len, KDCOM_CONTROL_LEADER, (uint16_t)type, 0, id, 0);
+	show_out(k, k->out + k->out_len, KDCOM_HEAD);
 	k->out_len += KDCOM_HEAD;
 	if (type == KDCOM_ACK)
 		k->counters.acks_out++;
@@ -44,6 +62,7 @@ static void put_frame(struct kdcom *k)
 		return;
 	put_le32(k->tx_frame + 8, k->next_id);
 	wire_copy(k->out + k->out_len, k->tx_frame, k->tx_len);
+	show_out(k, k->tx_frame, k->tx_len);
 	k->out_len += k->tx_len;
 	k->out_frame_end = k->out_len;
 }
@@ -162,7 +181,9 @@ int kdcom_send_breakin(struct kdcom *k)
 {
 	if (!room(k))
 		return KDCOM_E_FULL;
-	k->out[k->out_len++] = KDCOM_BREAKIN_BYTE;
+	k->out[k->out_len] = KDCOM_BREAKIN_BYTE;
+	show_out(k, k->out + k->out_len, 1);
+	k->out_len++;
 	k->counters.breakins++;
 	return KDCOM_OK;
 }
@@ -251,10 +272,14 @@ static void on_reset(struct kdcom *k, struct kdcom_event *ev)
 	k->is_in_step = true;
 	ev->kind = KDCOM_EV_RESET;
 	ev->is_answer = k->resets_due > 0;
-	if (ev->is_answer)
+	if (ev->is_answer) {
 		k->resets_due--;
-	else
+	} else {
 		put_control(k, KDCOM_RESET, 0);
+		// A target answers every RESET, this answer too: that is not to be answered again.
+		k->resets_due = k->role == KDCOM_DEBUGGER;
+		k->is_reset_armed = false;
+	}
 	if (!k->is_sending)
 		return;
 	if (k->role == KDCOM_TARGET) {
@@ -412,7 +437,10 @@ static void debugger_on_data(struct kdcom *k, uint32_t id, struct kdcom_event *e
 
 static void on_data(struct kdcom *k, struct kdcom_event *ev)
 {
-	if (checksum(k->rx_body, get_le16(k->rx_head + 6)) != get_le32(k->rx_head + 12)) {
+	uint32_t len = get_le16(k->rx_head + 6);
+	bool is_whole = checksum(k->rx_body, len) == get_le32(k->rx_head + 12);
+	show_in(k, KDCOM_HEAD, len + 1, is_whole ? KDCOM_WHOLE : KDCOM_BAD_CHECKSUM);
+	if (!is_whole) {
 		k->counters.bad_checksum++;
 		put_control(k, KDCOM_RESEND, 0);
 		return;
@@ -452,6 +480,8 @@ static void feed_leader(struct kdcom *k, uint8_t byte, struct kdcom_event *ev)
 	k->counters.noise += k->rx_count;
 	k->rx_count = 0;
 	if (byte == KDCOM_BREAKIN_BYTE && k->role == KDCOM_TARGET) {
+		k->rx_head[0] = byte;
+		show_in(k, 1, 0, KDCOM_WHOLE);
 		k->counters.breakins++;
 		ev->kind = KDCOM_EV_BREAKIN;
 	} else {
@@ -463,6 +493,7 @@ static void on_head(struct kdcom *k, struct kdcom_event *ev)
 {
 	if (k->rx_leader == (uint8_t)KDCOM_CONTROL_LEADER) {
 		scan_for_leader(k);
+		show_in(k, KDCOM_HEAD, 0, KDCOM_WHOLE);
 		on_control(k, ev);
 		return;
 	}
@@ -471,6 +502,7 @@ static void on_head(struct kdcom *k, struct kdcom_event *ev)
 	uint32_t least = k->role == KDCOM_TARGET ? kd_header_size(get_le16(k->rx_head + 4)) : 0;
 	if (len > KDCOM_BODY_MAX || len < least) {
 		k->counters.bad_size++;
+		show_in(k, KDCOM_HEAD, 0, KDCOM_BAD_SIZE);
 		put_control(k, KDCOM_RESEND, 0);
 		scan_for_leader(k);
 		return;
@@ -482,10 +514,13 @@ static void on_head(struct kdcom *k, struct kdcom_event *ev)
 static void on_trailer(struct kdcom *k, uint8_t byte, struct kdcom_event *ev)
 {
 	scan_for_leader(k);
+	uint32_t len = get_le16(k->rx_head + 6);
+	k->rx_body[len] = byte;
 	if (byte == KDCOM_TRAILER) {
 		on_data(k, ev);
 		return;
 	}
+	show_in(k, KDCOM_HEAD, len + 1, KDCOM_BAD_TRAILER);
 	k->counters.bad_trailer++;
 	put_control(k, KDCOM_RESEND, 0);
 }
@@ -559,6 +594,8 @@ static bool is_due(bool *is_armed, uint64_t *at, uint64_t now_ms, uint32_t after
 static void on_byte_timeout(struct kdcom *k)
 {
 	bool is_data = k->rx_leader == (uint8_t)KDCOM_DATA_LEADER;
+	bool has_head = k->rx_state != KDCOM_RX_HEAD;
+	show_in(k, has_head ? KDCOM_HEAD : k->rx_len, has_head ? k->rx_len : 0, KDCOM_TRUNCATED);
 	k->counters.truncated++;
 	if (is_data && (k->rx_state != KDCOM_RX_HEAD || k->role == KDCOM_DEBUGGER))
 		put_control(k, KDCOM_RESEND, 0);

@@ -136,11 +136,30 @@ struct kdcom_limits {
 	uint32_t byte_ms;     // silence inside a frame
 };
 
+// What is wrong with a frame that was not accepted.
+enum kdcom_damage { KDCOM_WHOLE = 0, KDCOM_BAD_SIZE, KDCOM_BAD_TRAILER, KDCOM_BAD_CHECKSUM, KDCOM_TRUNCATED };
+
+// One frame of either direction, or one break-in byte. Two parts, to be read one behind the other; valid during the call.
+struct kdcom_seen {
+	bool is_out; // put into the output; else it came from the peer
+	enum kdcom_damage damage; // BAD_SIZE: the 16 bytes of the head are all there is; TRUNCATED: as far as it came
+	const uint8_t *head, *rest;
+	uint32_t head_len, rest_len;
+};
+
+// Somebody who looks on (a recorder). Told of frames when they are complete (or given up) and before they have an effect, of own ones when they go
+// into the output, repetitions included. Must not call kdcom functions on the same struct.
+struct kdcom_observer {
+	void (*seen)(void *arg, const struct kdcom_seen *seen);
+	void *arg;
+};
+
 enum kdcom_rx_state { KDCOM_RX_LEADER, KDCOM_RX_HEAD, KDCOM_RX_BODY, KDCOM_RX_TRAILER };
 
-// Fields are private except limits and counters (read), written only by the functions below.
+// Fields are private except limits, observer and counters (read), written only by the functions below.
 struct kdcom {
 	enum kdcom_role role;
+	const struct kdcom_observer *observer; // borrowed; NULL = nobody looks on, which costs one branch a frame
 	struct kdcom_limits limits;
 	struct kdcom_counters counters;
 
@@ -164,7 +183,7 @@ struct kdcom {
 	uint8_t rx_count;    // so many of them came
 	uint32_t rx_len;     // bytes in rx_head or rx_body
 	uint8_t rx_head[KDCOM_HEAD];
-	uint8_t rx_body[KDCOM_BODY_MAX];
+	uint8_t rx_body[KDCOM_BODY_MAX + 1]; // and the trailer
 	struct kdcom_event held; // a second event of the frame just read; kind NONE = none
 
 	// sender
@@ -182,7 +201,7 @@ struct kdcom {
 	bool is_retry_armed, is_byte_armed, is_reset_armed;
 };
 
-// Start (or start anew) with nothing sent and nothing received. Counters and limits are reset. A target begins with the SYNC id.
+// Start (or start anew) with nothing sent and nothing received. Counters, limits and observer are reset. A target begins with the SYNC id.
 void kdcom_init(struct kdcom *k, enum kdcom_role role);
 
 // The other program's session ended and a new one begins on the same stream (the VM was reset while the client stays attached):

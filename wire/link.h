@@ -48,7 +48,7 @@ enum link_type {
 #define LINK_F_NESTED (1u << 3)    // WAITS, WAIT: the vCPU runs a guest of its guest: CR3 is not enough to find its memory
 
 enum link_gone {
-	LINK_GONE_RESET = 1,      // vCPU reset or QMP RESET
+	LINK_GONE_RESET = 1,      // vCPU reset, QMP RESET, or a snapshot was loaded: what was known of the kernel is void
 	LINK_GONE_SHUTDOWN = 2,   // triple fault
 	LINK_GONE_BYE = 3,        // the guest said so
 	LINK_GONE_AREA = 4,       // nonce or memory map no longer fit the registered pages
@@ -74,12 +74,12 @@ WIRE_ASSERT_SIZE(struct link_head, 64);
 // Whose packets these are.
 enum link_dialect {
 	LINK_DIALECT_VMKD = 0,      // kdvmkd.dll: the port call, the shared area
-	LINK_DIALECT_VIRTUALKD = 1, // kdbazis, kdvbox: the VirtualBox leg of VirtualKD (hook only); arch 0 until known, page_count 0
+	LINK_DIALECT_VIRTUALKD = 1, // kdbazis, kdvbox: the VirtualBox leg of VirtualKD (hook only); page_count, features, head_gpa 0
 	LINK_DIALECT_KDCOM = 2,     // a stock target on a byte stream (vmkd serve --from); version, features, page_count, head_gpa 0
 };
 
 struct link_guest {
-	uint32_t version;  // AREA_VERSION of the guest
+	uint32_t version;  // AREA_VERSION of the guest; VIRTUALKD: what it said of itself, 0 = nothing
 	uint32_t features; // accepted AREA_FEATURE_*
 	uint32_t arch;     // ARCH_*
 	uint32_t page_count;

@@ -9,8 +9,9 @@
 //     processors    vmkd_target_processor_count, _processor, _switch_processor
 //     registers     vmkd_register_find, vmkd_target_register_get/_set, _context_get/_set, _control_read/_write, _msr_read/_write
 //     memory        vmkd_target_read, _write, _search, _fill, _memory_way
-//     breakpoints   vmkd_breakpoint_set, _remove, _enable, _count, _get
+//     breakpoints   vmkd_breakpoint_set, _set_with, _remove, _enable, _count, _at
 //     modules       vmkd_modules_read, vmkd_modules_*
+//     snapshots     vmkd_snapshot_take, _revert, _delete, vmkd_snapshots_read
 //
 // Rules
 // - Threads: a target and everything read from it belong to one thread at a time. The one exception is vmkd_target_break_in,
@@ -58,6 +59,7 @@ enum vmkd_error_code {
 	VMKD_E_UNSUPPORTED, // this kind of target cannot do it
 	VMKD_E_OS,          // a system call of this host failed; error->os_error
 	VMKD_E_NOT_FOUND,   // search without a hit, no such breakpoint
+	VMKD_E_GUARDED,     // it would work, and the target's kernel would die of it: vmkd_breakpoint_set
 };
 
 // What went wrong: one line that says what was expected, what came and, where something helps, what to try. Owned by the caller.
@@ -196,7 +198,7 @@ enum vmkd_event_kind {
 enum vmkd_stop_reason {
 	VMKD_STOP_EXCEPTION = 0,
 	VMKD_STOP_BREAK_IN,   // a break instruction, after this session asked for a break-in
-	VMKD_STOP_BREAKPOINT, // `breakpoint` is ours
+	VMKD_STOP_BREAKPOINT, // `breakpoint` is ours, of either kind
 	VMKD_STOP_STEP,       // vmkd_target_step is done
 	VMKD_STOP_SWITCHED,   // another processor became the current one
 	VMKD_STOP_INT3,       // a break instruction in the code, not ours
@@ -398,25 +400,49 @@ VMKD_API struct vmkd_error *vmkd_target_fill(struct vmkd_target *target, enum vm
 					     const void *pattern, size_t pattern_len, size_t *ret_done) VMKD_MUST_CHECK;
 
 // ---- breakpoints ---------------------------------------------------------------------------------------------------------------
-// Code breakpoints. The library keeps the list; the kernel's table (32 places, and it drops entries at a stop near them) is
-// brought in line with it at every resume. So these calls talk to the kernel only as far as they can say at once that it fails.
+// Code breakpoints are break instructions that the kernel writes for the debugger. Its table has 32 places, and it drops entries at a stop near
+// them. Processor breakpoints are in the debug registers: four at a time, nothing is written into code. The library keeps the
+// list; the kernel's table and the registers of every processor are brought in line with it at every resume. So these calls talk to
+// the kernel only as far as they can say at once that it fails. A processor that the kernel starts later gets the registers at the next resume.
 
-#define VMKD_BREAKPOINTS_MAX 32 // places in the kernel's table
+#define VMKD_BREAKPOINTS_MAX 32 // places in the kernel's table, and entries of both kinds together
+
+enum vmkd_breakpoint_kind {
+	VMKD_BREAKPOINT_CODE = 0,
+	VMKD_BREAKPOINT_EXECUTE,    // processor: before the instruction at the address is executed
+	VMKD_BREAKPOINT_WRITE,      // processor: behind the instruction that has written any of `size` bytes
+	VMKD_BREAKPOINT_READ_WRITE, // processor: ... has read or written
+};
 
 struct vmkd_breakpoint {
 	uint32_t id; // 0 .. ; free ids are used again, lowest first
 	uint64_t address;
 	bool is_enabled;
 	bool is_one_shot; // removed by the stop it causes
-	bool is_in_kernel; // the kernel has it in its table right now
+	bool is_in_kernel; // the kernel has it in its table right now; processor breakpoints: it has a debug register
 	uint64_t hits;
+	enum vmkd_breakpoint_kind kind;
+	uint32_t size; // bytes that are watched; 0 for CODE
+};
+
+struct vmkd_breakpoint_options {
+	enum vmkd_breakpoint_kind kind;
+	uint32_t size; // processor breakpoints: 1, 2, 4, on x64 8; 1 for EXECUTE. The address is a multiple of it. CODE: ignored
+	bool is_one_shot;
+	bool is_forced; // CODE: also where it is refused with GUARDED
 };
 
 // Needs a stopped target. one_shot: removed at its hit. Return NULL and the id; ARGUMENT (there is one at this address; table
-// full), FAULT (the kernel refused the address), STATE, TIMEOUT, GONE, RESTARTED.
+// full), FAULT (the kernel refused the address), GUARDED, STATE, TIMEOUT, GONE, RESTARTED.
+// GUARDED: a code breakpoint in the kernel's half of an x64 target that booted without any debugger. Its kernel checks its own code
+// (PatchGuard) and dies of bug check 0x109 minutes later. Known of vm:NAME alone, whose broker is asked; others are taken to be fine.
 VMKD_API struct vmkd_error *vmkd_breakpoint_set(struct vmkd_target *target, uint64_t address, bool one_shot,
 						uint32_t *ret_id) VMKD_MUST_CHECK;
-// Need a stopped target only if the breakpoint is in the kernel. Return NULL; NOT_FOUND, STATE, TIMEOUT, GONE, RESTARTED.
+// The same, with a choice. options: NULL = a code breakpoint. ARGUMENT also: what no processor can watch; all debug registers are in use.
+VMKD_API struct vmkd_error *vmkd_breakpoint_set_with(struct vmkd_target *target, uint64_t address, const struct vmkd_breakpoint_options *options,
+						     uint32_t *ret_id) VMKD_MUST_CHECK;
+// Need a stopped target only if the breakpoint is in the kernel. Return NULL; NOT_FOUND, ARGUMENT (all debug registers are in use), STATE,
+// TIMEOUT, GONE, RESTARTED.
 VMKD_API struct vmkd_error *vmkd_breakpoint_remove(struct vmkd_target *target, uint32_t id) VMKD_MUST_CHECK;
 VMKD_API struct vmkd_error *vmkd_breakpoint_enable(struct vmkd_target *target, uint32_t id, bool enable) VMKD_MUST_CHECK;
 // Never block. index: 0 .. count - 1, ascending ids. Return false = no such.
@@ -455,6 +481,40 @@ VMKD_API const struct vmkd_module *vmkd_modules_find_name(const struct vmkd_modu
 VMKD_API struct vmkd_error *vmkd_module_timestamp(struct vmkd_target *target, uint64_t base, uint32_t *ret) VMKD_MUST_CHECK;
 // Why the list is incomplete; NULL = it is complete.
 VMKD_API const char *vmkd_modules_problem(const struct vmkd_modules *modules);
+
+// ---- snapshots -----------------------------------------------------------------------------------------------------------------
+// Of a vm:NAME that `vmkd run` has started, by its QEMU: the whole machine, memory and disks, in its qcow2 disks. The VM pauses meanwhile.
+// All of them block for QEMU's answers, at most timeout_ms (0 = 300000); one that came too late is still carried out. They need no certain state
+// of the target, and whoever else uses the VM's QMP monitor has to let go of it first.
+// Return besides what is named: UNSUPPORTED (not a vm:NAME), CONNECT (no such VM, or not of `vmkd run`), REFUSED (somebody else holds the
+// monitor), TARGET (QEMU cannot: no qcow2 disk to put it into, a device that cannot be saved; the message says it), TIMEOUT, GONE,
+// PROTOCOL, NO_MEMORY.
+
+#define VMKD_SNAPSHOT_NAME_MAX 64 // with its NUL
+
+struct vmkd_snapshot {
+	char name[256];       // one that was given elsewhere may be longer and stranger than those taken here
+	uint64_t taken_at;    // seconds since 1970
+	uint64_t vm_clock_ms; // how long the VM had run then
+	uint64_t size;        // bytes of its memory and devices
+};
+
+// name: 1 to 63 letters, digits, '.', '_' and '-', beginning with none of '.' and '-'. A snapshot of that name is replaced. Return NULL; ARGUMENT.
+VMKD_API struct vmkd_error *vmkd_snapshot_take(struct vmkd_target *target, const char *name, uint32_t timeout_ms) VMKD_MUST_CHECK;
+
+// Puts the VM back to the snapshot, under the same debugger: stopped where it was stopped then, running where it ran; a VM that is paused
+// stays paused. For the target that is another kernel: the state is UNKNOWN at first, VMKD_EVENT_RESTARTED comes, then what it says:
+// its stop, if it is stopped. Breakpoints of this session stay in its list and are set again at the next resume; what the
+// snapshot has in its kernel's table is removed at the first stop (keep_foreign_breakpoints).
+// Return NULL; NOT_FOUND (nothing has happened), ARGUMENT.
+VMKD_API struct vmkd_error *vmkd_snapshot_revert(struct vmkd_target *target, const char *name, uint32_t timeout_ms) VMKD_MUST_CHECK;
+
+// Return NULL; NOT_FOUND, ARGUMENT.
+VMKD_API struct vmkd_error *vmkd_snapshot_delete(struct vmkd_target *target, const char *name, uint32_t timeout_ms) VMKD_MUST_CHECK;
+
+// The snapshots there are, oldest first: up to `max` into buffer. *ret_count: how many there are, at most 1000.
+VMKD_API struct vmkd_error *vmkd_snapshots_read(struct vmkd_target *target, struct vmkd_snapshot *buffer, size_t max,
+						size_t *ret_count) VMKD_MUST_CHECK;
 
 #ifdef __cplusplus
 }

@@ -212,7 +212,7 @@ static unsigned count_cpus(void)
 static hal_va_t load_images(struct handoff *handoff)
 {
     char kernel[HAL_NAME_SIZE] = "ntoskrnl.exe", transport[HAL_NAME_SIZE] = "kdvmkd.dll";
-    struct images images = { &paging, &archive, handoff->images };
+    struct images images = { &paging, &archive, handoff->images, false };
     struct hal_image *list = handoff->images;
     struct pe kernel_pe, transport_pe;
     if (text_option(handoff->command_line, "kernel", 0, kernel, sizeof kernel) == 2 ||
@@ -220,6 +220,8 @@ static hal_va_t load_images(struct handoff *handoff)
         give_up("kernel= or transport= is longer than 63 characters");
     must(image_place(&images, &list[0], kernel, kernel, KERNEL_BASE, &kernel_pe), "the kernel cannot be loaded");
     hal_va_t next = (list[0].base + list[0].size + IMAGE_GAP) & ~(hal_va_t)(IMAGE_GAP - 1);
+    char word[2];
+    images.is_contiguous = text_option(handoff->command_line, "contiguous", 0, word, sizeof word) == 0; // the transport alone
     must(image_place(&images, &list[1], transport, "KDCOM.dll", next, &transport_pe), "the transport cannot be loaded");
     must(image_bind(&images, &list[0], &kernel_pe), "the kernel's imports cannot be bound");
     must(image_bind(&images, &list[1], &transport_pe), "the transport's imports cannot be bound");

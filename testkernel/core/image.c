@@ -10,8 +10,20 @@ static void free_pages(struct pages *pages, const hal_pa_t *list, uint32_t count
     pages_free(pages, (hal_pa_t)((uintptr_t)list - pages->direct));
 }
 
-// Backs the image's addresses with zeroed pages. They are given out in falling order: whoever takes an image for
-// physically contiguous shall find out here and not under Windows.
+// The image's physical pages. They are given out in falling order: whoever takes an image for physically contiguous shall find out here and not under
+// Windows. (Some do, and are right as long as the boot loader is kind to them: is_contiguous.)
+static int take_pages(struct pages *pages, bool is_contiguous, struct hal_image *image)
+{
+    for (uint32_t i = 0; i < image->page_count; i++) {
+        uint32_t at = is_contiguous ? i : image->page_count - 1 - i;
+        image->pages[at] = pages_alloc_image(pages);
+        if (!image->pages[at])
+            return IMAGE_E_NO_ROOM;
+    }
+    return 0;
+}
+
+// Backs the image's addresses with zeroed pages.
 static int map_pages(const struct images *images, struct hal_image *image)
 {
     struct pages *pages = images->paging->pages;
@@ -19,15 +31,15 @@ static int map_pages(const struct images *images, struct hal_image *image)
     if (!list_pa)
         return IMAGE_E_NO_ROOM;
     image->pages = (hal_pa_t *)(pages->direct + (uintptr_t)list_pa);
-    for (uint32_t i = 0; i < image->page_count; i++) {
-        uint32_t at = image->page_count - 1 - i;
-        hal_va_t va = image->base + at * (hal_va_t)HAL_PAGE_SIZE;
-        hal_pa_t pa = pages_alloc_image(pages);
-        if (!pa || paging_map(images->paging, va, pa, HAL_MAP_WRITE)) {
-            text_log("image: %s: no memory\n", image->name);
-            return IMAGE_E_NO_ROOM;
-        }
-        image->pages[at] = pa;
+    int result = take_pages(pages, images->is_contiguous, image);
+    for (uint32_t i = 0; !result && i < image->page_count; i++) {
+        hal_va_t va = image->base + i * (hal_va_t)HAL_PAGE_SIZE;
+        if (paging_map(images->paging, va, image->pages[i], HAL_MAP_WRITE))
+            result = IMAGE_E_NO_ROOM;
+    }
+    if (result) {
+        text_log("image: %s: no memory\n", image->name);
+        return result;
     }
     memset((void *)image->base, 0, image->page_count * (size_t)HAL_PAGE_SIZE);
     return 0;

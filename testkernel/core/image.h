@@ -21,6 +21,7 @@ struct images {
     const struct paging *paging;
     const struct archive *archive;
     struct hal_image *list; /* HAL_MAX_IMAGES; [0] kernel, [1] transport */
+    bool is_contiguous;     /* images placed now lie in physical pages that follow each other, as long as no page was given back */
 };
 
 /* Fills image (a free slot) from an archive file, mapped RW at base. Failure leaves the slot free. */

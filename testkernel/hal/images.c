@@ -7,7 +7,7 @@ enum { SLOT_SPACING = 4 << 20 }; // an image has 2 MiB at most, so a slot ends u
 
 static struct images images(void)
 {
-    return (struct images){ &hal_paging, &hal_archive, hal_handoff->images };
+    return (struct images){ &hal_paging, &hal_archive, hal_handoff->images, false };
 }
 
 int hal_file(const char *name, const void **ret_data, size_t *ret_size)

@@ -1,0 +1,260 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""Traces: the decoder of `vmkd trace show` and the dissector for tshark held against each other and against packets made here, sessions of a
+real kernel played as targets, and recordings of the test kernel with everything that can happen to them.
+
+    tests/test_trace.py [WORD...]
+"""
+import json
+import os
+import re
+import shutil
+import struct
+import subprocess
+import tempfile
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pcapng
+from e2e import BOTH, DEBUGCON, Folder, attach, client_of, expect, main, refused, test
+from vm import GUARD_S, ROOT, VMKD
+
+LUA = ROOT / "trace" / "wireshark" / "vmkd.lua"
+TESTDATA = ROOT / "wire" / "testdata"
+SESSIONS = ("x64-attached", "x64-boot", "i386-boot")
+X64, X86 = 0x8664, 0x014C
+OF_LUA_ALONE = {"kd.reply_in", "kd.request_in"}  # what a single packet cannot tell
+
+
+# ---- both decoders ---------------------------------------------------------------------------------------------------------------------
+
+def run(*command, **more):
+    return subprocess.run([str(c) for c in command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=GUARD_S, **more)
+
+
+def tshark(path, *arguments):
+    """Its output; anything it complains of is a failure, but for who it runs as."""
+    done = run("tshark", "-X", f"lua_script:{LUA}", "-r", path, *arguments)
+    complaints = [line for line in done.stderr.decode().splitlines() if "could be dangerous" not in line]
+    expect(done.returncode == 0 and not complaints, f"tshark {done.returncode}: {complaints[:3]}")
+    return done.stdout.decode(errors="replace")
+
+
+def shown(path):
+    """vmkd's view: for each packet (title, [(name, value)...]), numbers as int, everything else as text."""
+    done = run(VMKD, "trace", "show", "--json", path)
+    expect(done.returncode == 0, f"vmkd trace show: {done.stderr.decode()}")
+    packets = [json.loads(line) for line in done.stdout.splitlines()]
+    return [(p["title"], [(name, value) for name, value in p["fields"]]) for p in packets]
+
+
+def dissected(path, numbers):
+    """tshark's view in the same form; `numbers`: the names whose values are numbers."""
+    packets = []
+    for packet in ElementTree.fromstring(tshark(path, "-T", "pdml")).iter("packet"):
+        fields, named = [], {}
+        for f in packet.iter("field"):
+            name = f.get("name")
+            if not name.startswith("kd.") or name in OF_LUA_ALONE or f.get("size") is None or "expert" in name or name == "kd.status.failed":
+                continue
+            show = f.get("show")
+            fields.append((name, int(show, 0) if name in numbers else show.replace(":", "") if name in ("kd.data", "kd.raw", "kd.report.instructions") else show))
+            named[name] = f.get("showname")
+        packets.append((named, fields))
+    return packets
+
+
+def in_order(fields):
+    return sorted(fields, key=lambda f: f[0])  # stable: repeated ones keep their order
+
+
+def compare(path, least):
+    ours = shown(path)
+    numbers = {name for _, fields in ours for name, value in fields if isinstance(value, int)}
+    theirs = dissected(path, numbers)
+    expect(len(ours) == len(theirs) and len(ours) >= least, f"{len(ours)} packets here, {len(theirs)} in tshark, expected {least} or more")
+    seen = set()
+    for at, ((title, mine), (named, its)) in enumerate(zip(ours, theirs), 1):
+        expect(in_order(mine) == in_order(its), f"packet {at} ({title}):\n  vmkd   {sorted(set(mine) - set(its))}\n  tshark {sorted(set(its) - set(mine))}")
+        word = named.get("kd.api") or named.get("kd.state") or named.get("kd.type")
+        if word and "kd.malformed" not in dict(mine) and "kd.damage" not in dict(mine) and title != "unknown" and dict(mine).get("kd.type") != 1:
+            expect(f": {title} (" in word, f"packet {at}: '{title}' here, '{word}' in tshark")
+        seen |= {name for name, _ in mine}
+    return seen
+
+
+# ---- packets made here -----------------------------------------------------------------------------------------------------------------
+
+def frame(kind, body, identity=0x80800000):
+    return struct.pack("<IHHII", 0x30303030, kind, len(body), identity, sum(body)) + body + b"\xAA"
+
+
+def pattern(length, start):
+    return bytes((start + 7 * i) & 0xFF for i in range(length))
+
+
+def apis():
+    """Number and name of every API in wire/kdapi.h."""
+    text = (ROOT / "wire" / "kdapi.h").read_text()
+    found = re.findall(r"X\((0x31[0-9A-F]{2}), KD_API_(\w+), KD_LAYOUT_\w+, [01]\)", text)
+    expect(len(found) == 43, f"only {len(found)} APIs found in wire/kdapi.h")
+    return [(int(number, 16), name) for number, name in found]
+
+
+def every_api():
+    """A request and a reply of each, every field with bytes of its own; then numbers that nobody knows."""
+    for number in [n for n, _ in apis()] + [0x3130 - 1, 0x3161, 0x314A, 0xFFFFFFFF]:
+        for way in (pcapng.TO_TARGET, pcapng.FROM_TARGET):
+            body = struct.pack("<IHHII", number, number & 0xFF, 0x1234, 0xC0000001 if way == pcapng.FROM_TARGET else 0, 0) + pattern(40, number & 0xFF)
+            if number == 0x3146:  # the machine must be one that there is
+                body = body[:24] + struct.pack("<H", X64) + body[26:]
+            yield frame(2, body + (b"data of " + bytes([number & 0xFF]) if number % 3 else b"")), way
+
+
+def state_change(state, union=b"", data=b"", machine=X64, count=5, thread=0xFFFFF800003C2A40):
+    report = struct.pack("<QQIHH", 0xFFFF0FF0, 0x400, 0x246, count, 3) + pattern(16, 0x90) + struct.pack("<HHHH", 0x10, 0x2B, 0x2B, 0x53)
+    if machine == X86:
+        report = struct.pack("<IIHH", 0xFFFF0FF0, 0x400, count, 3) + pattern(16, 0x90) + struct.pack("<HHHHI", 8, 0x23, 0x23, 0x30, 0x246)
+        thread = 0xFFFFFFFF80551920
+    pc = thread - 0x1000
+    body = struct.pack("<IHHIIQQ", state, 6, 1, 2, 0, thread, pc) + union.ljust(0xA0, b"\0") + report.ljust(48, b"\0")
+    return frame(7, body + data)
+
+
+def exception(parameters, count=None, **more):
+    union = struct.pack("<IIQQII", 0xC0000005, 1, 0x1122334455667788, 0xFFFFF80000251230, len(parameters) if count is None else count, 0)
+    union += b"".join(struct.pack("<Q", p) for p in parameters).ljust(120, b"\0") + struct.pack("<I", 1)
+    return state_change(0x3030, union, b"\1\0\0\0", **more)
+
+
+def load(path, unload=0, length=None, **more):
+    union = struct.pack("<IIQQIIB", len(path) if length is None else length, 0, 0xFFFFF80000400000, 0x1234, 0xBADA, 0x480000, unload)
+    return state_change(0x3031, union, path, **more)
+
+
+def debug_io(api, text, length=None, read=0):
+    return frame(3, struct.pack("<IHHII", api, 6, 1, len(text) if length is None else length, read) + text)
+
+
+def file_io(api, union, data=b"", status=0):
+    return frame(11, struct.pack("<II", api, status) + union.ljust(56, b"\0") + data)
+
+
+def other_packets():
+    """Everything else there is, from the target."""
+    for machine in (X64, X86, X64):
+        yield exception([1, 2, 0xFFFFFFFFFFFFFFFF], machine=machine)
+        yield exception(range(15), machine=machine)
+        yield load(b"\\SystemRoot\\system32\\nt.exe\0", machine=machine)
+        yield load(b"", unload=1, machine=machine)
+        yield state_change(0x3032, struct.pack("<I", 7), b"windbg\0.echo \"hi\"\0", machine=machine)
+        yield state_change(0x13030, struct.pack("<I", 7), machine=machine)
+        for number in (0x313C, 0x3146):  # the two that depend on the machine, or decide it
+            body = struct.pack("<IHHII", number, 6, 0, 0, 0) + pattern(40, 0x85)
+            yield frame(2, body[:24] + struct.pack("<H", machine) + body[26:])
+    yield debug_io(0x3230, b"tab\t quote\" back\\slash \r\n\x00\x01\x7f\x80\xff end")
+    yield debug_io(0x3230, b"")
+    yield debug_io(0x3231, b"Break repeatedly (boi)? ", read=2)
+    yield file_io(0x3430, struct.pack("<IIIIIIQQ", 0x80100000, 1, 2, 3, 4, 0, 5, 6), "\\System\u00e4\u20ac\n\\x.sys\0".encode("utf-16-le"))
+    yield file_io(0x3431, struct.pack("<QQI", 0x1122334455667788, 0x99, 3936), pattern(60, 3))
+    yield file_io(0x3432, struct.pack("<QQI", 1, 2, 3), b"abc", status=0xC0000022)
+    yield file_io(0x3433, struct.pack("<Q", 9))
+    yield frame(9, struct.pack("<IHHI", 0x3330, 6, 1, 5).ljust(64, b"\0") + b"trace")
+    yield frame(10, struct.pack("<III", 0x4300, 2, 1))
+    yield frame(10, struct.pack("<III", 0x4301, 2, 0))
+    yield frame(1, bytes(0x68))
+    yield frame(8, b"what is that")
+
+
+def refused_packets():
+    """Whole frames whose bodies cannot be, and frames that are none."""
+    for body in (bytes(55), b"", b"\x30\x31\0\0"):
+        yield frame(2, body)
+    yield frame(7, bytes(239))
+    yield exception([], count=16)
+    yield exception([], count=0, machine=X86)[:-1] + b"\xAA"
+    yield state_change(0x3030, count=17)
+    yield load(b"abc\0", length=5)
+    yield state_change(0x3033)
+    for api, text, length in ((0x3230, b"abc", 4), (0x3232, b"abc", 3), (0x3231, b"", 99)):
+        yield debug_io(api, text, length)
+    yield frame(3, bytes(15))
+    yield file_io(0x3434, b"")
+    yield file_io(0x3430, b"", b"odd")
+    yield frame(11, bytes(63))
+    yield frame(9, struct.pack("<IHHI", 0x3330, 0, 0, 6).ljust(64, b"\0") + b"trace")
+    yield frame(9, bytes(63))
+    yield frame(10, struct.pack("<III", 0x4302, 0, 0))
+    yield frame(10, bytes(11))
+    whole = debug_io(0x3230, b"damaged")
+    yield whole[:-1] + b"\xAB"
+    yield whole[:-2] + b"X\xAA"
+    yield whole[:12] + b"\1\2\3\4" + whole[16:]
+    for length in (4, 15, 16, 17, 20, len(whole) - 1):
+        yield whole[:length]
+    yield struct.pack("<IHHII", 0x30303030, 2, 4001, 0x80800000, 0)
+    yield struct.pack("<IHHII", 0x69696969, 6, 0, 0, 0)
+    yield struct.pack("<IHHII", 0x69696969, 77, 0, 0, 0)
+    yield b"\x62"
+    yield b"\x62\x62"
+    yield b"\x30\x30\x30"
+    yield b"noise"
+    yield b""
+
+
+def vectors():
+    """The worked examples of the KD reference, as wire/ is tested with them."""
+    text = (ROOT / "wire" / "selftest_vectors.inc").read_text()
+    for block in re.findall(r"\{\n(.*?)\n\},", text, re.S):
+        strings = re.findall(r'"([^"]*)"', block)
+        yield bytes.fromhex("".join(s for s in strings[1:] if re.fullmatch(r"[0-9A-F]+", s))), ", true," in block
+
+
+def write(folder, name, packets, order="<"):
+    """packets: frames from the target, or (frame, way)."""
+    writer = pcapng.Writer(order)
+    writer.interface("client 1")
+    for at, packet in enumerate(packets):
+        data, way = packet if isinstance(packet, tuple) else (packet, pcapng.FROM_TARGET)
+        writer.packet(0, 1_700_000_000_000_000_000 + at * 1000, data, way)
+    path = folder.path / name
+    path.write_bytes(writer.data)
+    return path
+
+
+@test("every field of every API: vmkd and tshark say the same")
+def every_field():
+    with Folder() as folder:
+        seen = compare(write(folder, "apis.pcapng", every_api()), 2 * 47)
+        seen |= compare(write(folder, "others.pcapng", other_packets()), 30)
+    defined = set(re.findall(r'"(kd\.[a-z0-9_.]+)"', (ROOT / "trace" / "decode.c").read_text())) - {"kd.damage", "kd.malformed", "kd.breakin"}
+    missing = defined - seen
+    expect(not missing - {"kd."}, f"fields that no packet of this test has: {sorted(missing)}")
+
+
+@test("packets that cannot be, and frames that are none: vmkd and tshark say the same")
+def what_cannot_be():
+    with Folder() as folder:
+        seen = compare(write(folder, "refused.pcapng", refused_packets()), 37)
+        expect({"kd.damage", "kd.malformed", "kd.breakin"} <= seen, f"not all kinds: {seen}")
+
+
+@test("the reference's byte examples: vmkd and tshark say the same")
+def examples():
+    with Folder() as folder:
+        frames = [(data, pcapng.FROM_TARGET if is_from else pcapng.TO_TARGET) for data, is_from in vectors()]
+        compare(write(folder, "vectors.pcapng", frames), 20)
+
+
+@test("sessions of a real kernel: vmkd and tshark say the same, in both byte orders")
+def sessions():
+    with Folder() as folder:
+        for name in SESSIONS:
+            for order in "<>":
+                path = folder.path / f"{name}.pcapng"
+                path.write_bytes(pcapng.session(TESTDATA / f"{name}.txt", order))
+                compare(path, 250)
+
+
+if __name__ == "__main__":
+    main()
