@@ -5,6 +5,7 @@ SESSION_SRC := serve/session.c serve/session_client.c serve/session_control.c se
 
 $(call unit_test,session_test,serve/session_test.c serve/session_bench.c $(SESSION_SRC),-lcmocka)
 $(call unit_test,session_clients_test,serve/session_clients_test.c serve/session_bench.c $(SESSION_SRC),-lcmocka)
+$(call unit_test,session_guest_test,serve/session_guest_test.c serve/session_bench.c $(SESSION_SRC),-lcmocka)
 $(call unit_test,breakpoints_test,serve/breakpoints_test.c serve/breakpoints.c,-lcmocka)
 $(call unit_test,answers_test,serve/answers_test.c serve/answers.c memory/ram.c memory/walk.c,-lcmocka)
 $(call unit_test,doorbell_test,serve/doorbell_test.c serve/doorbell.c,-lcmocka)

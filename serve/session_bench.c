@@ -305,3 +305,43 @@ void client_acks(unsigned n)
 	clients[n].is_flying = false;
 	session_client_sent(clients[n].c);
 }
+
+// ---- In short -------------------------------------------------------------------------------------------------
+
+uint32_t last_status(void)
+{
+	return get_le32(last_body + MANIPULATE_OFFSET_STATUS);
+}
+
+void assert_last_text(const char *text)
+{
+	assert_int_equal(last_len, KD_DEBUG_IO_SIZE + strlen(text));
+	assert_memory_equal(last_body + KD_DEBUG_IO_SIZE, text, strlen(text));
+}
+
+void stopped_with(unsigned count)
+{
+	boot_and_stop();
+	for (unsigned n = 0; n < count; n++) {
+		client_comes(n);
+		client_acks(n);
+	}
+	did_whatever();
+}
+
+// a has let the guest run, b sits at the stop.
+void running_with_b_at_stop(void)
+{
+	stopped_with(2);
+	client_asks(A, KD_API_CONTINUE2);
+	did("deliver(2 313c)+ expect(0)");
+}
+
+// Everybody waits for the next stop.
+void running_with(unsigned count)
+{
+	boot();
+	for (unsigned n = 0; n < count; n++)
+		client_comes(n);
+	did("");
+}

@@ -31,27 +31,48 @@ extern uint32_t last_len, guest_seq;
 extern uint32_t ram_knows;     // this request can be answered without the guest
 extern uint32_t own_questions; // so many reads the broker itself will ask at the next stop
 
+// Setup and teardown of each test: no guest, no client; whoever is left leaves.
 int bench_setup(void **state);
 int bench_teardown(void **state);
-void did(const char *expected); // since the last look
+// What was done since the last look.
+void did(const char *expected);
 void did_whatever(void);
 
+// ---- Events of the guest; each packet has the next number, and comes with its wait ----
+// A kernel starts.
 void boot(void);
 void boot_and_stop(void);
 void guest_packet(uint16_t type, const uint8_t *body, uint32_t len, uint16_t waits);
+// waits 0: it says so later.
 void guest_state(uint32_t new_state, bool unload, uint64_t base, uint16_t waits);
 void guest_stops(void);
 void guest_stops_at(uint64_t pc);
 void guest_loads(void);
 void guest_loads_at(uint64_t base);
 void guest_prints(const char *text);
-void guest_asks(uint16_t type, uint32_t api); // a prompt or file request
+// A prompt or file request.
+void guest_asks(uint16_t type, uint32_t api);
 void guest_replies(uint32_t api);
 
-void client_comes(unsigned n); // with a RESET, as they all do
-void client_appears(unsigned n); // without
+// ---- Events of client n ----
+// With a RESET, as they all do.
+void client_comes(unsigned n);
+// Without.
+void client_appears(unsigned n);
 void client_leaves(unsigned n);
 void client_asks(unsigned n, uint32_t api);
 void client_acks(unsigned n);
+
+// ---- In short ----
+enum { A, B, C };
+// Of the last packet to anybody, as a reply; as a print.
+uint32_t last_status(void);
+void assert_last_text(const char *text);
+// So many clients, and all know the stop.
+void stopped_with(unsigned count);
+// a has let the guest run, b sits at the stop.
+void running_with_b_at_stop(void);
+// Everybody waits for the next stop.
+void running_with(unsigned count);
 
 #endif

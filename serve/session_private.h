@@ -90,6 +90,7 @@ bool session_has_current(const struct session *s);
 void client_pump(struct session_client *c);
 void client_clear(struct session_client *c); // forget all that waits
 
+// At once when nothing waits before it; nothing to a client that has left.
 void client_give_print(struct session_client *c, uint16_t kd_type, const uint8_t *body, uint32_t body_len);
 // Past everything else that waits.
 void client_give_reply(struct session_client *c, const uint8_t *body, uint32_t body_len);
