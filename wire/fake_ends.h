@@ -18,6 +18,7 @@ struct fake_kernel {
 	uint8_t executed[FAKE_WRITES_MAX]; // by the write's number
 };
 
+// Before its first print, with nothing executed.
 void fake_kernel_init(struct fake_kernel *k, uint32_t stops, uint32_t prints_per_stop);
 bool fake_kernel_has_print(const struct fake_kernel *k);                // before the present stop
 uint32_t fake_kernel_print(struct fake_kernel *k, uint8_t body[KDCOM_BODY_MAX]); // the next one; its length
@@ -43,6 +44,7 @@ struct fake_user {
 	bool is_lossy;     // there was a start anew since the last stop, or a late SYNC packet: prints may be lost or come again
 };
 
+// Before the first stop; the seed tells what is asked.
 void fake_user_init(struct fake_user *u, uint32_t seed, uint32_t stops, uint32_t prints_per_stop, uint32_t requests_per_stop);
 // The link starts anew, by the debugger's will or the target's.
 void fake_user_starts_anew(struct fake_user *u);

@@ -26,7 +26,7 @@ struct fake_debugger {
 // first_reset_ms: when it stops listening for a target that starts, and asks.
 void fake_debugger_init(struct fake_debugger *d, struct fake_wire *in, struct fake_wire *out, struct fake_user *user, uint64_t first_reset_ms);
 bool fake_debugger_turn(struct fake_debugger *d, uint64_t now_ms); // -> true: something moved
-uint64_t fake_debugger_deadline(const struct fake_debugger *d);
+uint64_t fake_debugger_deadline(const struct fake_debugger *d);    // when to call it at the latest
 
 struct fake_target {
 	struct kdcom kdcom;
@@ -38,8 +38,9 @@ struct fake_target {
 	uint32_t failures; // packets that could not be sent: must stay 0
 };
 
+// At its boot. All is borrowed.
 void fake_target_init(struct fake_target *t, struct fake_wire *in, struct fake_wire *out, struct fake_kernel *kernel);
-bool fake_target_turn(struct fake_target *t, uint64_t now_ms);
-uint64_t fake_target_deadline(const struct fake_target *t);
+bool fake_target_turn(struct fake_target *t, uint64_t now_ms); // -> true: something moved
+uint64_t fake_target_deadline(const struct fake_target *t);    // when to call it at the latest
 
 #endif
