@@ -6,6 +6,7 @@ $(call unit_test,answers_test,serve/answers_test.c serve/answers.c memory/ram.c 
 $(call unit_test,doorbell_test,serve/doorbell_test.c serve/doorbell.c,-lcmocka)
 $(call unit_test,ctl_test,serve/ctl_test.c serve/ctl.c util/error.c util/buf.c util/loop.c util/polling.c util/rundir.c util/sock.c,-lcmocka -lcjson)
 $(call unit_test,link_hook_test,serve/link_hook_test.c vmm/fake_guest.c serve/link_hook.c serve/last_words.c serve/ram_files.c memory/ram.c vmm/area.c wire/ring.c util/error.c util/loop.c util/polling.c util/rundir.c util/sock.c,-lcmocka)
+$(call unit_test,link_serial_test,serve/link_serial_test.c serve/link_serial.c serve/serial_talk.c wire/kdapi.c wire/kdcom.c util/endpoint.c util/error.c util/loop.c util/polling.c util/rundir.c util/sock.c,-lcmocka)
 $(call unit_test,serial_talk_test,serve/serial_talk_test.c serve/serial_talk.c wire/kdapi.c wire/kdcom.c,-lcmocka)
 $(call unit_test,ram_sock_test,serve/ram_sock_test.c serve/ram_sock.c serve/ram_files.c util/error.c util/loop.c util/polling.c util/rundir.c util/sock.c,-lcmocka)
 $(call unit_test,last_words_test,serve/last_words_test.c serve/last_words.c serve/ram_files.c memory/ram.c vmm/area.c vmm/fake_guest.c wire/ring.c,-lcmocka)
