@@ -65,6 +65,8 @@ struct link_debugcon {
 	struct loop_timer owed;  // something happened inside an op: tell it from the loop
 	bool is_stats_asked;
 	bool is_held;
+	bool is_connected; // to both sockets
+	bool is_absent;    // ops.set_present(false): nobody is told anything
 	struct call call;
 };
 
@@ -92,6 +94,8 @@ static void give_message(struct link_debugcon *d, const struct call_message *mes
 	const struct guest_link_events *ev = d->base.events;
 	struct link_guest guest;
 
+	if (!d->base.is_up)
+		return;
 	switch (message->head.type) {
 	case LINK_REGISTERED:
 		memcpy(&guest, message->body, sizeof(guest));
@@ -150,6 +154,15 @@ static void note_wait(struct link_debugcon *d)
 	pause_note(&d->pause, call_is_awaited(&d->call));
 }
 
+// Without a broker a droppable wait ends by itself.
+static void watch_deadline(struct link_debugcon *d)
+{
+	uint64_t deadline = call_deadline(&d->call), now = now_ms();
+
+	if (deadline != UINT64_MAX && !d->owed.is_armed)
+		loop_timer_arm(d->base.loop, &d->owed, deadline > now ? deadline - now : 0);
+}
+
 static void drive(struct link_debugcon *d)
 {
 	while (!is_held_back(d) && drive_once(d))
@@ -158,6 +171,7 @@ static void drive(struct link_debugcon *d)
 	if (is_held_back(d))
 		let_be((uint32_t)area_write_taken(&d->call.area)); // lost: the answer finds it as well
 	note_wait(d);
+	watch_deadline(d);
 }
 
 // Inside an op: the answer is in the guest's head already; what else there is to say must wait for the loop.
@@ -166,14 +180,18 @@ static void settle_in_op(struct link_debugcon *d)
 	if (call_is_answered(&d->call))
 		let_be(call_answer(&d->call)); // as above
 	note_wait(d);
-	if ((d->call.owed || !d->call.area.is_registered) && !d->owed.is_armed)
+	if (d->call.owed || !d->call.area.is_registered)
 		loop_timer_arm(d->base.loop, &d->owed, 0);
 }
+
+// Up while it is connected and wants to be. From the loop alone.
+static void update_presence(struct link_debugcon *d);
 
 static void on_owed(struct loop_timer *timer)
 {
 	struct link_debugcon *d = timer->arg;
 
+	update_presence(d);
 	drive(d);
 	if (!d->is_stats_asked)
 		return;
@@ -316,7 +334,7 @@ static void take_map(void *arg, const cJSON *answer)
 		set_remark(d, error);
 	else
 		d->base.remark[0] = 0;
-	if (is_new)
+	if (is_new && d->base.is_up)
 		tell_memory(d);
 	if (!d->scan.is_armed && d->ram.gpa.count && d->scan_offset == 0)
 		loop_timer_arm(d->base.loop, &d->scan, 0);
@@ -474,11 +492,37 @@ static void collect_last_words(struct link_debugcon *d)
 	drive(d);
 }
 
+static void tell_down(struct link_debugcon *d)
+{
+	struct link_memory nothing = { .generation = ++d->memory_generation, .pid = (uint32_t)d->base.pid };
+
+	d->base.is_up = false;
+	d->memory_generation = 0;
+	d->base.events->memory(d->base.arg, &nothing, offsetof(struct link_memory, pieces), NULL, 0);
+	d->base.events->down(d->base.arg);
+}
+
+static void tell_up(struct link_debugcon *d)
+{
+	d->base.is_up = true;
+	d->base.events->up(d->base.arg);
+	if (d->ram.gpa.count)
+		tell_memory(d);
+}
+
+static void update_presence(struct link_debugcon *d)
+{
+	bool is_up = d->is_connected && !d->is_absent;
+
+	if (is_up && !d->base.is_up)
+		tell_up(d);
+	else if (!is_up && d->base.is_up)
+		tell_down(d);
+}
+
 static void disconnect(struct link_debugcon *d)
 {
-	bool was_up = d->base.is_up;
-
-	if (was_up)
+	if (d->base.is_up)
 		collect_last_words(d);
 	loop_remove(d->base.loop, &d->source);
 	if (d->fd >= 0)
@@ -499,13 +543,9 @@ static void disconnect(struct link_debugcon *d)
 	d->call.owed = 0; // `down` says it all
 	d->call.is_known = false;
 	guest_ram_close(&d->ram);
-	d->base.is_up = false;
+	d->is_connected = false;
 	retry_later(d);
-	if (!was_up)
-		return;
-	tell_memory(d); // that there is none
-	d->memory_generation = 0;
-	d->base.events->down(d->base.arg);
+	update_presence(d);
 }
 
 static struct error *connect_bell(struct link_debugcon *d)
@@ -536,10 +576,10 @@ static void on_retry(struct loop_timer *timer)
 		retry_later(d);
 		return;
 	}
-	d->base.is_up = true;
+	d->is_connected = true;
 	d->retries = 0;
 	d->base.pid = qmp_pid(d->qmp, &d->base.owner);
-	d->base.events->up(d->base.arg);
+	update_presence(d);
 	pause_connected(&d->pause, d->qmp);
 	(void)qmp_execute(d->qmp, "{\"execute\":\"query-memdev\"}", take_backends, d); // not sent: the connection is ending
 }
@@ -594,6 +634,21 @@ static void debugcon_hold(struct guest_link *link, bool is_held)
 		loop_timer_arm(link->loop, &d->owed, 0);
 }
 
+// The guest is answered as the VMM side answers one when no broker is connected; what the loop has to say about it comes later.
+static void debugcon_set_present(struct guest_link *link, bool is_present)
+{
+	struct link_debugcon *d = (struct link_debugcon *)link;
+
+	if (d->is_absent == !is_present)
+		return;
+	d->is_absent = !is_present;
+	if (is_present)
+		call_broker_came(&d->call);
+	else
+		call_broker_gone(&d->call, now_ms());
+	loop_timer_arm(link->loop, &d->owed, 0);
+}
+
 static void debugcon_ask_stats(struct guest_link *link)
 {
 	struct link_debugcon *d = (struct link_debugcon *)link;
@@ -629,6 +684,7 @@ static const struct guest_link_ops debugcon_ops = {
 	.resend = debugcon_resend,
 	.has_left = debugcon_has_left,
 	.hold = debugcon_hold,
+	.set_present = debugcon_set_present,
 	.ask_stats = debugcon_ask_stats,
 	.destroy = debugcon_destroy,
 };

@@ -40,6 +40,7 @@ struct link_hook {
 	struct out_message *out, **out_end;
 	unsigned out_count;
 	bool is_held;
+	bool is_absent; // ops.set_present(false)
 	bool is_asleep; // the guest waits, and nothing was sent since that could wake it: nothing is to be expected
 	int in_fds[LINK_MEMORY_FILES_MAX]; // that came with the message in `in`
 	uint32_t in_fd_count;
@@ -61,7 +62,8 @@ static void out_clear(struct link_hook *h)
 
 static void retry_later(struct link_hook *h)
 {
-	loop_timer_arm(h->base.loop, &h->retry, h->retries++ < RETRY_EARLY_COUNT ? RETRY_MS : RETRY_LATER_MS);
+	if (!h->is_absent)
+		loop_timer_arm(h->base.loop, &h->retry, h->retries++ < RETRY_EARLY_COUNT ? RETRY_MS : RETRY_LATER_MS);
 }
 
 static void tell_no_memory(struct link_hook *h)
@@ -247,6 +249,16 @@ static void hook_resend(struct guest_link *link)
 static void hook_ask_stats(struct guest_link *link)
 {
 	send_plain(link, LINK_STATS_GET);
+}
+
+// The VMM side tells the guest by itself that nobody is connected.
+static void hook_set_present(struct guest_link *link, bool is_present)
+{
+	struct link_hook *h = (struct link_hook *)link;
+
+	h->is_absent = !is_present;
+	h->retries = 0;
+	loop_timer_arm(link->loop, &h->retry, 0); // not from inside an op
 }
 
 // ---- Receiving ----------------------------------------------------------------------------------------
@@ -448,8 +460,13 @@ static void try_connect(struct loop_timer *timer)
 {
 	struct link_hook *h = timer->arg;
 	struct link_head attach = { .type = LINK_ATTACH, .seq = LINK_VERSION };
-	struct error *error = sock_connect_unix(h->path, SOCK_SEQPACKET, SOCK_NONBLOCK, &h->fd);
+	struct error *error;
 
+	if (h->is_absent && h->fd >= 0)
+		disconnect(h);
+	if (h->is_absent || h->fd >= 0)
+		return;
+	error = sock_connect_unix(h->path, SOCK_SEQPACKET, SOCK_NONBLOCK, &h->fd);
 	if (!error)
 		error = loop_add(h->base.loop, &h->source, h->fd, wanted_events(h), on_socket, h);
 	if (!error)
@@ -485,6 +502,7 @@ static const struct guest_link_ops hook_ops = {
 	.breakin_cancel = hook_breakin_cancel,
 	.resend = hook_resend,
 	.hold = hook_hold,
+	.set_present = hook_set_present,
 	.ask_stats = hook_ask_stats,
 	.destroy = hook_destroy,
 };

@@ -625,6 +625,41 @@ static void test_held_link_takes_nothing(void **state)
 	did("waits(2)");
 }
 
+static void test_absent_is_not_connected(void **state)
+{
+	(void)state;
+	meet();
+	greet(LINK_VERSION, true);
+	turns(2);
+	did("up registered(8664)");
+	link_under_test->ops->set_present(link_under_test, false);
+	did(""); // nothing is told from inside an op
+	turns(3);
+	did("memory(0,24,0) down");
+	assert_int_equal(recv(peer, path, 1, MSG_DONTWAIT), 0);
+	close(peer);
+	turns(10);
+	assert_int_equal(accept(listener, NULL, NULL), -1);
+	link_under_test->ops->set_present(link_under_test, true);
+	meet();
+	greet(LINK_VERSION, true);
+	turns(2);
+	did("up registered(8664)");
+}
+
+static void test_absent_from_the_start(void **state)
+{
+	(void)state;
+	link_under_test->ops->set_present(link_under_test, false);
+	turns(10);
+	assert_int_equal(accept(listener, NULL, NULL), -1);
+	link_under_test->ops->set_present(link_under_test, true);
+	link_under_test->ops->set_present(link_under_test, false);
+	link_under_test->ops->set_present(link_under_test, true);
+	meet();
+	did("");
+}
+
 int main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -646,6 +681,8 @@ int main(void)
 		T(test_end_with_something_of_ours_unread),
 		T(test_held_link_does_not_end),
 		T(test_held_link_takes_nothing),
+		T(test_absent_is_not_connected),
+		T(test_absent_from_the_start),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -80,6 +80,7 @@ static void send_reset(struct serial_talk *t)
 	if (kdcom_send_reset(&t->kdcom) != KDCOM_OK)
 		t->stats.retries++; // the target reads nothing: as one that it did not answer
 	t->reset_at = t->now_ms + (SERIAL_TALK_RESET_MS << t->resets++);
+	t->reset_sent = t->now_ms;
 	t->listen_until = t->now_ms + SERIAL_TALK_ANSWER_MS;
 }
 
@@ -284,7 +285,7 @@ static void take_report(struct serial_talk *t, const struct kdcom_event *ev)
 		meet_report(t, is_same);
 	} else {
 		t->is_told = is_same;
-		resynchronise(t, t->listen_until);
+		resynchronise(t, t->reset_sent + SERIAL_TALK_AGAIN_MS);
 	}
 }
 

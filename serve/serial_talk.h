@@ -33,6 +33,8 @@
 // A RESET that is not answered is repeated so soon, then after twice that, and so on, so often. What is in the line of a paused VM is answered all at once.
 #define SERIAL_TALK_RESET_MS 1000u
 #define SERIAL_TALK_RESETS_MAX 4u
+// A target that reports something out of step is stopped and listens by now: it did not hear the last RESET, unless that is on its way just now.
+#define SERIAL_TALK_AGAIN_MS 100u
 // A stopped target answers a RESET in so long. A break-in byte before that would stay in its line and stop it once more.
 #define SERIAL_TALK_ANSWER_MS 700u
 // A break-in byte may be swallowed (a boot loader, a UART that is being set up) and is repeated as above: each one that is not swallowed stops
@@ -71,6 +73,7 @@ struct serial_talk {
 	bool is_reset_due;        // it is to be resynchronised, and has not answered
 	unsigned resets;          // sent since then
 	uint64_t reset_at;        // the next one
+	uint64_t reset_sent;      // the last one
 	uint64_t listen_until;    // no break-in byte before that
 
 	enum serial_ask ask;

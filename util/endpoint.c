@@ -28,12 +28,12 @@
 
 // ---- Text ------------------------------------------------------------------------------------------------
 
-static struct error *copy_path(const char *what, const char *path, struct endpoint *e)
+static struct error *copy_path(const char *what, const char *path, size_t size, struct endpoint *e)
 {
 	size_t len = strlen(path);
 
-	if (len == 0 || len >= sizeof(e->path))
-		return error_create(EINVAL, "expected %s of 1 to %zu characters, got %zu", what, sizeof(e->path) - 1, len);
+	if (len == 0 || len >= size)
+		return error_create(EINVAL, "expected %s of 1 to %zu characters, got %zu", what, size - 1, len);
 	memcpy(e->path, path, len + 1);
 	return NULL;
 }
@@ -48,12 +48,30 @@ static struct error *parse_tcp(const char *address, struct endpoint *e)
 	return error;
 }
 
+static bool find_speed(uint32_t baud, speed_t *ret)
+{
+	static const struct {
+		uint32_t baud;
+		speed_t speed;
+	} speeds[] = { { 9600, B9600 }, { 19200, B19200 }, { 38400, B38400 }, { 57600, B57600 }, { 115200, B115200 }, { 230400, B230400 },
+		       { 460800, B460800 }, { 500000, B500000 }, { 921600, B921600 }, { 1000000, B1000000 }, { 1500000, B1500000 },
+		       { 2000000, B2000000 }, { 3000000, B3000000 }, { 4000000, B4000000 } };
+
+	for (size_t i = 0; i < sizeof(speeds) / sizeof(speeds[0]); i++)
+		if (speeds[i].baud == baud) {
+			*ret = speeds[i].speed;
+			return true;
+		}
+	return false;
+}
+
 static struct error *parse_serial(const char *text, struct endpoint *e)
 {
-	struct error *error = copy_path("a serial device", text, e);
+	struct error *error = copy_path("a serial device", text, sizeof(e->path), e);
 	char *comma = strchr(e->path, ','), *end;
 	const char *digits;
 	unsigned long baud;
+	speed_t speed;
 
 	e->kind = ENDPOINT_SERIAL;
 	e->baud = ENDPOINT_BAUD_DEFAULT;
@@ -67,6 +85,8 @@ static struct error *parse_serial(const char *text, struct endpoint *e)
 	if (comma == e->path || digits[0] < '0' || digits[0] > '9' || *end || baud == 0 || baud > UINT32_MAX)
 		return error_create(EINVAL, "expected serial:DEVICE,BAUD with a baud rate such as 115200, got 'serial:%.200s'", text);
 	e->baud = (uint32_t)baud;
+	if (!find_speed(e->baud, &speed))
+		return error_create(EINVAL, "expected a usual baud rate (9600 to 4000000, such as 115200), got %u", e->baud);
 	return NULL;
 }
 
@@ -83,7 +103,7 @@ static struct error *parse(const char *text, struct endpoint *e)
 	const char *rest;
 
 	if ((rest = after_scheme(text, "unix:")) != NULL)
-		return copy_path("a socket path", rest, e);
+		return copy_path("a socket path", rest, sizeof(((struct sockaddr_un *)NULL)->sun_path), e);
 	if ((rest = after_scheme(text, "tcp:")) != NULL)
 		return parse_tcp(rest, e);
 	if ((rest = after_scheme(text, "serial:")) != NULL)
@@ -128,7 +148,7 @@ static struct error *begin_unix(const struct endpoint *e, int *ret_fd)
 	struct sockaddr_un address = { .sun_family = AF_UNIX };
 	int fd CLEANUP_CLOSE = -1;
 
-	if (strlen(e->path) >= sizeof(address.sun_path))
+	if (strlen(e->path) >= sizeof(address.sun_path)) // one that was not parsed here
 		return error_create(ENAMETOOLONG, "expected a socket path of at most %zu characters: %s", sizeof(address.sun_path) - 1, e->path);
 	strcpy(address.sun_path, e->path);
 	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
@@ -177,23 +197,6 @@ struct error *endpoint_resolve(const struct endpoint *e, struct addrinfo **ret)
 
 // ---- Serial lines ----------------------------------------------------------------------------------------
 
-static bool find_speed(uint32_t baud, speed_t *ret)
-{
-	static const struct {
-		uint32_t baud;
-		speed_t speed;
-	} speeds[] = { { 9600, B9600 }, { 19200, B19200 }, { 38400, B38400 }, { 57600, B57600 }, { 115200, B115200 }, { 230400, B230400 },
-		       { 460800, B460800 }, { 500000, B500000 }, { 921600, B921600 }, { 1000000, B1000000 }, { 1500000, B1500000 },
-		       { 2000000, B2000000 }, { 3000000, B3000000 }, { 4000000, B4000000 } };
-
-	for (size_t i = 0; i < sizeof(speeds) / sizeof(speeds[0]); i++)
-		if (speeds[i].baud == baud) {
-			*ret = speeds[i].speed;
-			return true;
-		}
-	return false;
-}
-
 // Origin: UNIX98_PTY_SLAVE_MAJOR and the seven behind it (Linux, Documentation/admin-guide/devices.txt).
 static bool is_pty(int fd)
 {
@@ -213,10 +216,12 @@ static struct error *claim(int fd, const struct endpoint *e)
 	return NULL;
 }
 
-static struct error *set_line(int fd, const struct endpoint *e, speed_t speed)
+static struct error *set_line(int fd, const struct endpoint *e)
 {
 	struct termios settings;
+	speed_t speed = B0;
 
+	(void)find_speed(e->baud, &speed); // was found when it was parsed
 	if (tcgetattr(fd, &settings) < 0)
 		return error_create(ENOTTY, "%s is not a serial device: expected one such as /dev/ttyS0", e->path);
 	cfmakeraw(&settings);
@@ -242,18 +247,14 @@ static const char *device_advice(int code)
 
 static struct error *begin_serial(const struct endpoint *e, int *ret_fd)
 {
-	speed_t speed;
-	int fd CLEANUP_CLOSE = -1;
+	int fd CLEANUP_CLOSE = open(e->path, O_RDWR | O_NOCTTY | O_NONBLOCK | O_CLOEXEC);
 	struct error *error;
 
-	if (!find_speed(e->baud, &speed))
-		return error_create(EINVAL, "expected a usual baud rate (9600 to 4000000, such as 115200), got %u", e->baud);
-	fd = open(e->path, O_RDWR | O_NOCTTY | O_NONBLOCK | O_CLOEXEC);
 	if (fd < 0)
 		return connect_error(e, errno, device_advice(errno));
 	error = claim(fd, e);
 	if (!error)
-		error = set_line(fd, e, speed);
+		error = set_line(fd, e);
 	if (!error)
 		*ret_fd = cleanup_take_fd(&fd);
 	return error;

@@ -26,7 +26,7 @@ struct endpoint {
 };
 
 // Parse ENDPOINT_FORMS ("serial:DEVICE,baud=N" as well); touches neither the network nor the file system. -> NULL and *ret, or EINVAL with what
-// was expected.
+// was expected: a form, a socket's path of less than 108 characters, a usual baud rate.
 ERROR_MUST_CHECK struct error *endpoint_parse(const char *text, struct endpoint *ret);
 
 // TCP: the addresses of its host, to be freed with freeaddrinfo; asks name servers, which may take their time. Others: *ret is NULL.
@@ -36,7 +36,7 @@ ERROR_MUST_CHECK struct error *endpoint_resolve(const struct endpoint *e, struct
 // Begin to connect without waiting. address: TCP, one of endpoint_resolve's; NULL for others. *ret_is_pending: wait until the descriptor can be written,
 // then ask endpoint_finish. A serial device is opened for nobody else, raw, 8 bits without parity, what was in its buffers thrown away.
 // -> NULL, *ret_fd and *ret_is_pending, or an error in one line with errno as its code: ENOENT, ECONNREFUSED, EAGAIN (a Unix socket's full
-// backlog), EBUSY (a serial device that another program has), EINVAL (a baud rate this host does not know), ENOTTY, ENAMETOOLONG, ...
+// backlog), EBUSY (a serial device that another program has), ENOTTY, ENAMETOOLONG, ...
 ERROR_MUST_CHECK struct error *endpoint_begin(const struct endpoint *e, const struct addrinfo *address, int *ret_fd, bool *ret_is_pending);
 
 // How a pending connection came out: 0, or an errno.

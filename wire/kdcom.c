@@ -158,8 +158,21 @@ bool kdcom_is_sending(const struct kdcom *k)
 	return k->is_sending;
 }
 
+// A copy of which nothing was written is not sent: under the id of a RESET it would be taken for the packet that follows.
+static void withdraw_frame(struct kdcom *k)
+{
+	uint32_t end = k->out_frame_end;
+	if (end < k->tx_len)
+		return; // there is none, or its start is on its way
+	wire_copy(k->out + end - k->tx_len, k->out + end, k->out_len - end);
+	k->out_len -= k->tx_len;
+	k->out_frame_end = 0;
+}
+
 void kdcom_cancel(struct kdcom *k)
 {
+	if (k->is_sending)
+		withdraw_frame(k);
 	k->is_sending = false;
 }
 
@@ -199,7 +212,7 @@ int kdcom_send_reset(struct kdcom *k)
 {
 	if (room(k) < KDCOM_HEAD)
 		return KDCOM_E_FULL;
-	kdcom_cancel(k);
+	k->is_sending = false;
 	ids_after_reset(k);
 	k->is_expected_known = false;
 	k->is_in_step = false;
@@ -219,7 +232,7 @@ bool kdcom_is_in_step(const struct kdcom *k)
 
 void kdcom_restart(struct kdcom *k)
 {
-	kdcom_cancel(k);
+	k->is_sending = false;
 	ids_after_reset(k);
 	if (k->role == KDCOM_TARGET)
 		k->next_id |= KDCOM_ID_SYNC;
@@ -287,7 +300,7 @@ static void on_reset(struct kdcom *k, struct kdcom_event *ev)
 		k->counters.retransmissions++;
 		put_frame(k);
 	} else {
-		kdcom_cancel(k);
+		k->is_sending = false;
 		ev->is_lost = true;
 	}
 }
@@ -401,7 +414,7 @@ static void debugger_on_sync(struct kdcom *k, uint32_t id, struct kdcom_event *e
 	ev->is_sync = true;
 	if (!k->is_sending)
 		return;
-	kdcom_cancel(k);
+	k->is_sending = false;
 	if (k->tx_flags & KDCOM_SEND_CONTINUE) {
 		k->counters.packets_out++;
 		k->counters.implied_acks++;
@@ -618,7 +631,7 @@ static void give_up(struct kdcom *k, struct kdcom_event *ev)
 		*ev = (struct kdcom_event){ .kind = KDCOM_EV_SENT, .is_assumed = true };
 		return;
 	}
-	kdcom_cancel(k);
+	k->is_sending = false;
 	k->counters.given_up++;
 	ev->kind = KDCOM_EV_GIVEN_UP;
 	if (k->role == KDCOM_TARGET) {

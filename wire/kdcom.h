@@ -227,8 +227,8 @@ WIRE_MUST_CHECK int kdcom_send(struct kdcom *k, uint16_t type, const void *hdr, 
 // A packet is in flight.
 bool kdcom_is_sending(const struct kdcom *k);
 
-// Forget the packet in flight without changing ids (what was written stays written). Right after a RESET or before a restart;
-// elsewhere the peer may take the next packet for a repetition of this one.
+// Forget the packet in flight without changing ids; a copy in the output of which nothing was written goes with it. Right after a RESET or
+// before a restart; elsewhere the peer may take the next packet for a repetition of this one.
 void kdcom_cancel(struct kdcom *k);
 
 // Target: somebody now waits for packets of this type (2 manipulate, 3 prompt answer, 11 file I/O, ...), until told otherwise; 0 =

@@ -284,12 +284,142 @@ static void test_lost_bytes(void **state)
 	}
 }
 
+// ---- Somebody who looks on ---------------------------------------------------------------------------------
+
+static struct stream seen_in, seen_out;
+static enum kdcom_damage seen_damage;
+static unsigned seen_count;
+
+static void see(void *arg, const struct kdcom_seen *seen)
+{
+	struct stream *s = seen->is_out ? &seen_out : &seen_in;
+
+	assert_ptr_equal(arg, &seen_in);
+	assert_true(s->len + seen->head_len + seen->rest_len < STREAM_MAX);
+	memcpy(s->bytes + s->len, seen->head, seen->head_len);
+	memcpy(s->bytes + s->len + seen->head_len, seen->rest, seen->rest_len);
+	s->len += seen->head_len + seen->rest_len;
+	if (!seen->is_out)
+		seen_damage = seen->damage;
+	seen_count++;
+}
+
+static const struct kdcom_observer onlooker = { see, &seen_in };
+
+static void look_on(enum kdcom_role role)
+{
+	kdcom_init(&k, role);
+	k.observer = &onlooker;
+	seen_in.len = seen_out.len = 0;
+	seen_count = 0;
+}
+
+// What it sees of a session is the session, byte for byte, however it was cut.
+static void test_observer(void **state)
+{
+	(void)state;
+	struct tally tally = { 0 };
+	struct dice d = { 3 };
+
+	assert_int_equal(load(sessions[0].path), 1);
+	look_on(KDCOM_DEBUGGER);
+	feed_in_pieces(&from_target[0], KD_MACHINE_X64, &d, &tally);
+	assert_int_equal(seen_in.len, from_target[0].len);
+	assert_memory_equal(seen_in.bytes, from_target[0].bytes, seen_in.len);
+	assert_int_equal(seen_out.len, KDCOM_HEAD * (tally.by_type[2] + tally.by_type[3] + tally.by_type[7] + tally.resets)); // all answered
+	look_on(KDCOM_TARGET);
+	kdcom_expect(&k, KD_PACKET_MANIPULATE);
+	feed_in_pieces(&from_debugger, KD_MACHINE_X64, &d, &tally);
+	assert_int_equal(seen_in.len, from_debugger.len);
+	assert_memory_equal(seen_in.bytes, from_debugger.bytes, seen_in.len);
+}
+
+static void feed_some_bytes(const uint8_t *bytes, size_t len)
+{
+	struct kdcom_event ev;
+
+	do {
+		size_t used;
+		kdcom_feed(&k, bytes, len, &used, &ev);
+		bytes += used;
+		len -= used;
+	} while (ev.kind != KDCOM_EV_NONE);
+}
+
+// A whole frame of a request, damaged in one way; every byte that came is shown, and nothing else.
+static void must_see(uint8_t *frame, size_t len, enum kdcom_damage damage)
+{
+	struct kdcom_event ev;
+
+	look_on(KDCOM_TARGET);
+	feed_some_bytes(frame, len);
+	kdcom_timer(&k, 0, &ev);
+	kdcom_timer(&k, KDCOM_BYTE_MS, &ev);
+	assert_true(seen_count >= 1);
+	assert_int_equal(seen_in.len, len);
+	assert_memory_equal(seen_in.bytes, frame, len);
+	const uint8_t *out;
+	size_t out_len;
+	kdcom_output(&k, &out, &out_len);
+	assert_int_equal(seen_out.len, out_len);
+	assert_memory_equal(seen_out.bytes, out, out_len);
+	assert_int_equal(seen_damage, damage);
+}
+
+static void test_observer_of_damage(void **state)
+{
+	(void)state;
+	uint8_t frame[KDCOM_HEAD + KD_MANIPULATE_SIZE + 1] = { 0x30, 0x30, 0x30, 0x30, 2, 0, KD_MANIPULATE_SIZE, 0, 0, 0, 0x80, 0x80, 0x77 };
+	uint8_t *body = frame + KDCOM_HEAD;
+
+	body[0] = 0x46;
+	body[1] = 0x31;
+	body[KD_MANIPULATE_SIZE] = KDCOM_TRAILER;
+	must_see(frame, sizeof(frame), KDCOM_WHOLE); // nobody waits for it, so there is no answer
+	for (size_t len = 5; len < sizeof(frame); len++)
+		must_see(frame, len, KDCOM_TRUNCATED);
+	body[7]++;
+	must_see(frame, sizeof(frame), KDCOM_BAD_CHECKSUM);
+	body[KD_MANIPULATE_SIZE]++;
+	must_see(frame, sizeof(frame), KDCOM_BAD_TRAILER);
+	put_le16(frame + 6, KDCOM_BODY_MAX + 1);
+	must_see(frame, KDCOM_HEAD, KDCOM_BAD_SIZE);
+	must_see((uint8_t[]){ KDCOM_BREAKIN_BYTE }, 1, KDCOM_WHOLE);
+	assert_int_equal(seen_count, 1);
+}
+
+// What goes out: packets, repetitions, break-in bytes, each as often as it is put there.
+static void test_observer_of_output(void **state)
+{
+	(void)state;
+	const uint8_t *out;
+	size_t len;
+	struct kdcom_event ev;
+
+	look_on(KDCOM_DEBUGGER);
+	assert_int_equal(kdcom_send_breakin(&k), KDCOM_OK);
+	assert_int_equal(kdcom_send_reset(&k), KDCOM_OK);
+	assert_int_equal(kdcom_send(&k, KD_PACKET_MANIPULATE, "0123", 4, "4567", 4, 0), KDCOM_OK);
+	kdcom_output(&k, &out, &len);
+	assert_int_equal(seen_out.len, len);
+	assert_memory_equal(seen_out.bytes, out, len);
+	assert_int_equal(seen_count, 3);
+	kdcom_output_consume(&k, len);
+	kdcom_timer(&k, 0, &ev);
+	kdcom_timer(&k, KDCOM_DEBUGGER_RETRY_MS, &ev);
+	assert_int_equal(seen_count, 4);
+	assert_int_equal(seen_out.len, 1 + KDCOM_HEAD + 2 * (KDCOM_HEAD + 8 + 1));
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_sessions),
 		cmocka_unit_test(test_repetitions),
 		cmocka_unit_test(test_lost_bytes),
+		cmocka_unit_test(test_observer),
+		cmocka_unit_test(test_observer_of_damage),
+		cmocka_unit_test(test_observer_of_output),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -4,9 +4,12 @@ WIRE_SRC := wire/ring.c wire/kdcom.c wire/kdapi.c wire/kdregs.c wire/kddata.c
 WIRE_SELFTEST := wire/selftest.c wire/selftest_vectors.c wire/selftest_talks.c wire/selftest_framing.c wire/selftest_kdapi.c \
                  wire/selftest_ring.c
 
+# For tests: a wire on which things go wrong, and what may stand at its ends.
+FAKE_LINK := wire/fake_wire.c wire/fake_ends.c wire/fake_ours.c wire/fake_stock.c
+
 $(call unit_test,wire-selftest,$(WIRE_SRC) $(WIRE_SELFTEST) wire/selftest_test.c,)
 $(call unit_test,wire-replay,$(WIRE_SRC) $(WIRE_SELFTEST) wire/replay_test.c,-lcmocka)
-$(call unit_test,wire-link,$(WIRE_SRC) $(WIRE_SELFTEST) wire/link_test.c,-lcmocka)
+$(call unit_test,wire-link,$(WIRE_SRC) $(WIRE_SELFTEST) $(FAKE_LINK) wire/link_test.c,-lcmocka)
 
 # The same tests as mingw builds them: what the test kernel loads and runs. No imports, no entry point, relocations.
 WIRETEST_LDFLAGS := -nostdlib -shared -Wl,--subsystem,native -Wl,--dynamicbase -Wl,--no-insert-timestamp \

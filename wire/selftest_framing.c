@@ -91,9 +91,12 @@ static void test_output_full(struct selftest *t)
 {
 	selftest_begin(t, "framing: output is full");
 	kdcom_init(&k, KDCOM_DEBUGGER);
-	for (unsigned i = 0; i < 2; i++) {
+	for (uint32_t i = 0; i < 2; i++) {
+		uint8_t ack[16] = { 0x69, 0x69, 0x69, 0x69, 4 };
+		size_t used;
+		put_le32(ack + 8, KDCOM_ID_INITIAL | i);
 		CHECK(t, kdcom_send(&k, 2, bytes, 4000, NULL, 0, 0) == KDCOM_OK);
-		kdcom_cancel(&k);
+		CHECK(t, feed(ack, 16, &used) == KDCOM_EV_SENT);
 	}
 	CHECK(t, kdcom_send(&k, 2, bytes, 4000, NULL, 0, 0) == KDCOM_E_FULL);
 	CHECK(t, !kdcom_is_sending(&k));
