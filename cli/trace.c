@@ -421,7 +421,7 @@ static struct error *show(const char *path, bool as_json)
 		error = show_stream(fd, t);
 	}
 	trace_destroy(t);
-	if (!error && (fflush(stdout) || ferror(stdout)))
+	if ((fflush(stdout) || ferror(stdout)) && !error) // before any error is told
 		error = error_create(EIO, "cannot write what is shown");
 	return error;
 }

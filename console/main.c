@@ -17,7 +17,7 @@
 #define PROMPT_SIZE 32
 
 static const char USAGE[] = "usage: vmkd kd TARGET [-b] [-c COMMANDS] [-t SECONDS] [-v] [--no-ram]\n"
-			    "  TARGET       vm:NAME, unix:PATH, tcp:HOST:PORT or serial:DEVICE[,baud=N]\n"
+			    "  TARGET       vm:NAME, unix:PATH, tcp:HOST:PORT, serial:DEVICE[,baud=N] or trace:FILE\n"
 			    "  -b           break in at once\n"
 			    "  -c COMMANDS  run them (a ; b ; …) and exit; status 1 when one fails, and the rest is left out. One that needs a\n"
 			    "               stopped target breaks in for itself; g waits for the next stop\n"

@@ -98,6 +98,7 @@ def stages(long):
         Stage("quiet", "no calls while running, no CPU while stopped, no VM left paused", python("tests/test_quiet.py"), built, guard=1800),
         Stage("bench", "./bench: its judgements, and a short run's rows, CSV and picture; no figure is judged", python("tests/test_bench.py"), built),
         Stage("prints", "nothing printed is lost, however the guest ends", python("tests/test_prints.py"), built, guard=2400),
+        Stage("trace", "vmkd trace, replays, and tshark's reading of the same files", python("tests/test_trace.py"), built, guard=1800),
         Stage("demo", "./demo without a terminal", ["tests/demo.sh"], built),
         Stage("mutants", "small faults that the tests must notice", python("tests/mutants.py"), built, slots=2,
               guard=5400, only_when_asked=True),

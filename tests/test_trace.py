@@ -256,5 +256,151 @@ def sessions():
                 compare(path, 250)
 
 
+# ---- what tshark alone can do ----------------------------------------------------------------------------------------------------------
+
+def columns(path, filter_, *names, two_passes=False):
+    """The values of fields in the packets that pass the filter, as rows of text."""
+    arguments = (["-2"] if two_passes else []) + (["-Y", filter_] if filter_ else []) + ["-T", "fields"]
+    text = tshark(path, *arguments, *(word for name in names for word in ("-e", name)))
+    return [line.split("\t") for line in text.splitlines()]
+
+
+@test("tshark: requests and replies find each other")
+def requests_and_replies():
+    with Folder() as folder:
+        path = folder.path / "session.pcapng"
+        path.write_bytes(pcapng.session(TESTDATA / "x64-boot.txt"))
+        rows = {int(row[0]): row[1:] for row in columns(path, "kd.type == 2", "frame.number", "frame.p2p_dir", "kd.api", "kd.request_in", "kd.reply_in", two_passes=True)}
+        replies = {number: int(row[2]) for number, row in rows.items() if row[2]}
+        expect(len(replies) == 149, f"{len(replies)} replies have a request, the session has 149")
+        for number, request in replies.items():
+            expect(request < number and rows[request][1] == rows[number][1] and int(rows[request][3]) == number, f"packet {number}: {rows[number]}, {request}: {rows[request]}")
+        expect(len(set(replies.values())) == len(replies), "two replies of one request")
+
+
+@test("tshark: filters and expert information")
+def filters():
+    with Folder() as folder:
+        made = list(every_api()) + [(frame, pcapng.FROM_TARGET) for frame in [*other_packets(), *refused_packets()]]
+        path = write(folder, "made.pcapng", made)
+        shown_packets = [dict(fields) for _, fields in shown(path)]
+        for filter_, wanted in (("kd.api == 0x3130", lambda f: f.get("kd.api") == 0x3130),
+                                ("kd.status >= 0x80000000", lambda f: f.get("kd.status", 0) >= 0x80000000),
+                                ("kd.type == 7 && kd.load.path contains \"nt.exe\"", lambda f: "nt.exe" in f.get("kd.load.path", "")),
+                                ("kd.address > 0x8000000000000000", lambda f: f.get("kd.address", 0) > 0x8000000000000000),
+                                ("kd.damage.expert", lambda f: "kd.damage" in f),
+                                ("kd.damage == \"checksum\"", lambda f: f.get("kd.damage") == "checksum"),
+                                ("kd.malformed", lambda f: "kd.malformed" in f), ("kd.breakin", lambda f: "kd.breakin" in f)):
+            found = [int(row[0]) for row in columns(path, filter_, "frame.number")]
+            expected = [at for at, fields in enumerate(shown_packets, 1) if wanted(fields)]
+            expect(expected and found == expected, f"{filter_}: {found} instead of {expected}")
+
+
+def tcp_file(segments):
+    """A classic pcap of one TCP connection: (from target?, bytes) each; IPv4 without a link layer, checksums left out."""
+    data, sequence = struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 65535, 101), [1000, 5000]
+    for at, (is_target, part) in enumerate(segments):
+        ports = (4711, 33333) if is_target else (33333, 4711)
+        tcp = struct.pack(">HHIIBBHHH", *ports, sequence[is_target], sequence[not is_target], 0x50, 0x18, 65535, 0, 0) + part
+        packet = struct.pack(">BBHHHBBH4s4s", 0x45, 0, 20 + len(tcp), at & 0xFFFF, 0, 64, 6, 0, bytes((10, 0, 0, 1 + is_target)), bytes((10, 0, 0, 2 - is_target))) + tcp
+        sequence[is_target] += len(part)
+        data += struct.pack("<IIII", 1_700_000_000 + at, 0, len(packet), len(packet)) + packet
+    return data
+
+
+@test("tshark: KDCOM on TCP, however it was cut into segments")
+def on_tcp():
+    streams, segments, step = [], [], 0
+    for line in (TESTDATA / "x64-attached.txt").read_text().splitlines():
+        if line[:2] in ("T ", "D "):
+            streams.append((line[0] == "T", bytes.fromhex(line[2:])))
+    for is_target, data in streams:
+        while data:
+            step = (step * 7 + 13) % 61
+            cut = len(data) if step < 20 else 16 + step  # a first segment must be long enough to be known as KDCOM
+            segments.append((is_target, data[:cut]))
+            data = data[cut:]
+    with Folder() as folder:
+        tcp, plain = folder.path / "tcp.pcap", folder.path / "plain.pcapng"
+        tcp.write_bytes(tcp_file(segments))
+        plain.write_bytes(pcapng.session(TESTDATA / "x64-attached.txt"))
+        ours = [fields for _, fields in shown(plain)]
+        numbers = {name for fields in ours for name, value in fields if isinstance(value, int)}
+        theirs = [field for _, fields in dissected(tcp, numbers) for field in fields]
+        for names in ({"kd.api", "kd.state"}, {"kd.text"}, {"kd.address", "kd.pc"}, {"kd.type"}):
+            mine = sorted(repr(f) for fields in ours for f in fields if f[0] in names)
+            its = sorted(repr(f) for f in theirs if f[0] in names)
+            expect(mine and mine == its, f"{names}: {len(mine)} in the trace, {len(its)} on TCP")
+
+
+# ---- files that are none, and replays ------------------------------------------------------------------------------------------------------
+
+def show(folder, name, data=None):
+    path = folder.path / name
+    if data is not None:
+        path.write_bytes(data)
+    return folder.run("trace", "show", path)
+
+
+@test("vmkd trace show: what is no trace is one clear line")
+def no_traces():
+    with Folder() as folder:
+        refused(show(folder, "none"), 1, "No such file")
+        refused(show(folder, "empty", b""), 1, "empty")
+        refused(show(folder, "text", b"this is a text and no trace of anything"), 1, "expected a pcapng file", "at byte 0")
+        refused(show(folder, "pcap", tcp_file([])), 1, "expected a pcapng file")
+        other = pcapng.Writer()
+        other.interface("eth0", link=1)
+        other.packet(0, 1, b"ethernet")
+        refused(show(folder, "ethernet", other.data), 1, "link type 1", "147")
+        good = pcapng.session(TESTDATA / "x64-attached.txt")
+        refused(show(folder, "bad", good[:5000] + b"\0" * 64), 1, "expected a pcapng file", "at byte")
+        status, text = show(folder, "cut", good[:5001])
+        expect(status == 0 and "ends in the middle of a packet" in text and text.count("PRINT") > 3, f"{status}: {text[-300:]}")
+        refused(folder.run("trace"), 2, "the VM's name is missing")
+        refused(folder.run("trace", "x"), 2, "the file to write is missing")
+        refused(folder.run("trace", "show", "a", "b"), 2, "unexpected argument b")
+        refused(folder.run("trace", "x", "y", "--loud"), 2, "unexpected argument --loud")
+        refused(folder.run("trace", "nobody", folder.path / "new.pcapng"), 1, "no VM named nobody")
+        expect(not (folder.path / "new.pcapng").exists(), "a file was made for nothing")
+
+
+def replay(folder, path, commands, status=0):
+    got, text = folder.run("kd", f"trace:{path}", "-t", int(GUARD_S), "-c", commands)
+    expect(got == status, f"'{commands}' ended with {got} instead of {status}:\n{text[-800:]}")
+    return text
+
+
+@test("trace:FILE: what is no trace, and what was not recorded, is one clear line")
+def replay_refusals():
+    with Folder() as folder:
+        refused(folder.run("kd", "trace:"), 1, "expected trace:FILE")
+        refused(folder.run("kd", "trace:/nowhere/at/all"), 1, "cannot open the trace", "No such file")
+        (folder.path / "junk").write_bytes(b"junk of twelve bytes and more")
+        refused(folder.run("kd", f"trace:{folder.path}/junk"), 1, "expected a trace of vmkd")
+        refused(folder.run("kd", f"trace:{folder.path}"), 1, "expected a trace")
+        path = write(folder, "acks.pcapng", [(struct.pack("<IHHII", 0x69696969, 4, 0, 0x80800000, 0), pcapng.TO_TARGET)])
+        refused(folder.run("kd", f"trace:{path}"), 1, "nothing that a target said")
+        path = folder.path / "session.pcapng"
+        path.write_bytes(pcapng.session(TESTDATA / "x64-boot.txt"))
+        for command, why in (("r; r rax=1", "a trace cannot do this"), ("bp @rip", "a trace cannot do this"), ("eb @rip 90", "a trace cannot do this"), ("rdmsr c0000080", "not in the trace")):
+            refused(folder.run("kd", f"trace:{path}", "-c", command), 1, why)
+        refused(folder.run("kd", f"trace:{path}", "-c", "db 1000 L10"), 1, "memory at 1000 is not in the trace: nobody read it at this stop")
+        refused(folder.run("kd", f"trace:{path}", "-c", "g; g; g; g; g"), 1, "the trace ends here")
+
+
+@test("trace:FILE: sessions of a real kernel play: version, registers, going on")
+def replay_sessions():
+    with Folder() as folder:
+        for name, base, register in (("x64-boot", "fffff800`00400000", "rip=fffff80000587d12"), ("i386-boot", "80400000", "eip=8059cece")):
+            path = folder.path / f"{name}.pcapng"
+            path.write_bytes(pcapng.session(TESTDATA / f"{name}.txt"))
+            text = replay(folder, path, "vertarget; r")
+            expect(base in text and register in text and "code 80000003" in text, text[-1500:])
+            # The two clients of the session are two endpoints; the first one's two stops are what the target did.
+            text = folder.run("kd", f"trace:{path}", "-c", "g; .echo between; g")[1]
+            expect(text.count("ends here") == 1, text[-800:])
+
+
 if __name__ == "__main__":
     main()

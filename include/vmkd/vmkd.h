@@ -110,6 +110,7 @@ struct vmkd_open_options {
 //   unix:PATH                     KDCOM on a Unix stream socket
 //   tcp:HOST:PORT                 KDCOM on TCP; [ADDR]:PORT for IPv6
 //   serial:DEVICE[,baud=N]        KDCOM on a serial device (default 115200, 8 data bits, no parity, no flow control)
+//   trace:FILE                    what `vmkd trace` has recorded, as a target: what was not asked then is refused (docs/trace.md)
 // Nothing is sent but a RESET, which makes a stopped target report its state at once; a running target goes on running.
 // url: copied. options: copied, NULL = defaults. Blocks up to connect_timeout_ms for the connection, not for the target.
 // Return NULL and *ret (close it with vmkd_target_close); ARGUMENT, CONNECT, OS, NO_MEMORY.
