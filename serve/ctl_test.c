@@ -6,10 +6,14 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include "serve/ctl.h"
+#include "util/sock.h"
 
 static enum ctl_command parse(const char *line, const char **why)
 {
@@ -97,6 +101,113 @@ static void test_length_is_what_counts(void **state)
 	assert_int_equal(ctl_parse(deep, sizeof(deep), &why).command, CTL_BAD);
 }
 
+// ---- Over a socket --------------------------------------------------------------------------------------------
+
+struct broker_of_this {
+	struct loop loop;
+	char folder[32], path[64];
+	struct ctl *ctl;
+	int client; // connected to it
+	int asker_pid, trace_fd;
+	struct ctl_request asked;
+};
+
+static void on_control(void *arg, const struct ctl_request *request, int asker_pid, cJSON *ret)
+{
+	struct broker_of_this *b = arg;
+
+	b->asked = *request;
+	b->asker_pid = asker_pid;
+	cJSON_AddStringToObject(ret, "result", "taken");
+}
+
+static const uint8_t *on_history(void *arg, size_t *ret_len)
+{
+	(void)arg;
+	*ret_len = 3;
+	return (const uint8_t *)"a\"\x01";
+}
+
+static void on_trace(void *arg, int fd)
+{
+	struct broker_of_this *b = arg;
+
+	b->trace_fd = fd;
+}
+
+static const struct ctl_ops with_trace = { .control = on_control, .history = on_history, .trace = on_trace };
+static const struct ctl_ops without_trace = { .control = on_control, .history = on_history };
+
+static void start(struct broker_of_this *b, const struct ctl_ops *ops)
+{
+	*b = (struct broker_of_this){ .folder = "/tmp/vmkd-ctl-XXXXXX", .trace_fd = -1 };
+	assert_non_null(mkdtemp(b->folder));
+	snprintf(b->path, sizeof(b->path), "%s/ctl.sock", b->folder);
+	assert_null(loop_init(&b->loop));
+	assert_null(ctl_create(&b->loop, b->path, ops, b, &b->ctl));
+	assert_null(sock_connect_unix(b->path, SOCK_STREAM, SOCK_NONBLOCK, &b->client));
+}
+
+static void stop(struct broker_of_this *b)
+{
+	close(b->client);
+	ctl_destroy(b->ctl);
+	loop_deinit(&b->loop);
+	assert_int_equal(rmdir(b->folder), 0);
+}
+
+// Sends the text and lets the broker work. -> what came, valid until the next call.
+static const char *talk(struct broker_of_this *b, const char *text)
+{
+	static char answer[1024];
+	ssize_t len;
+
+	assert_int_equal(send(b->client, text, strlen(text), MSG_NOSIGNAL), strlen(text));
+	for (int i = 0; i < 4; i++)
+		assert_null(loop_turn(&b->loop, 0));
+	len = recv(b->client, answer, sizeof(answer) - 1, MSG_DONTWAIT);
+	answer[len > 0 ? len : 0] = '\0';
+	return answer;
+}
+
+static void test_control_over_a_socket(void **state)
+{
+	struct broker_of_this b;
+
+	(void)state;
+	start(&b, &with_trace);
+	assert_string_equal(talk(&b, "{\"cmd\":\"control\",\"do\":\"take\",\"client\":3}\n"), "{\"result\":\"taken\"}\n");
+	assert_int_equal(b.asked.client, 3);
+	assert_int_equal(b.asker_pid, getpid());
+	assert_string_equal(talk(&b, "{\"cmd\":\"history\"}\n"), "{\"text\":\"a\\\"\\\\x01\"}\n");
+	stop(&b);
+}
+
+static void test_a_trace_takes_the_connection(void **state)
+{
+	struct broker_of_this b;
+
+	(void)state;
+	start(&b, &with_trace);
+	assert_string_equal(talk(&b, "{\"cmd\":\"trace\"}\n{\"cmd\":\"history\"}\n"), "{\"ok\":true}\n"); // and nothing else is answered
+	assert_int_not_equal(b.trace_fd, -1);
+	assert_int_equal(send(b.trace_fd, "file", 4, MSG_NOSIGNAL), 4);
+	assert_string_equal(talk(&b, "x"), "file");
+	stop(&b); // whose connections are not touched by it
+	assert_int_equal(close(b.trace_fd), 0);
+}
+
+static void test_a_broker_that_cannot_trace(void **state)
+{
+	struct broker_of_this b;
+
+	(void)state;
+	start(&b, &without_trace);
+	assert_non_null(strstr(talk(&b, "{\"cmd\":\"trace\"}\n"), "\"error\""));
+	assert_non_null(strstr(talk(&b, "{\"cmd\":\"history\"}\n"), "\"text\"")); // and goes on
+	stop(&b);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -105,6 +216,9 @@ int main(void)
 		cmocka_unit_test(test_history_is_ascii),
 		cmocka_unit_test(test_refusals),
 		cmocka_unit_test(test_length_is_what_counts),
+		cmocka_unit_test(test_control_over_a_socket),
+		cmocka_unit_test(test_a_trace_takes_the_connection),
+		cmocka_unit_test(test_a_broker_that_cannot_trace),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -372,7 +372,7 @@ static void on_request(struct peer *peer, const struct kdcom_event *packet)
 
 static void refuse(struct peer *peer)
 {
-	static const char text[] = "vmkd: another debugger (pid 4711) has this target\n";
+	static const char text[] = "vmkd: no more debuggers: this target has 64 (pid 4711 is one)\n";
 	struct kd_debug_io io = { .api = KD_DEBUG_IO_PRINT, .length = sizeof(text) - 1 };
 	uint8_t header[KD_DEBUG_IO_SIZE];
 

@@ -26,7 +26,7 @@ enum peer_fault {
 	PEER_SHORT_CONTEXT, // a context of 16 bytes
 	PEER_RESET_ONCE,    // answers the first ReadVirtualMemory with a RESET
 	PEER_REBOOT_ONCE,   // answers the first ReadVirtualMemory with a new kernel's state change
-	PEER_REFUSES,       // a broker that has another debugger
+	PEER_REFUSES,       // a broker that has as many debuggers as it can
 	PEER_TALKS_SO,      // says the same, and stays
 	PEER_GARBAGE,       // noise between packets
 	PEER_CUT,           // closes after peer_options.cut_after bytes
