@@ -63,6 +63,7 @@ uint32_t print_buffer_request(const struct print_buffer *p, uint8_t body[KD_MANI
 // The reply to it; len 0 = it cannot be had.
 void print_buffer_reply(struct print_buffer *p, const uint8_t *body, uint32_t len);
 
+// True from the last reply on: print_buffer_text has what there is.
 bool print_buffer_is_done(const struct print_buffer *p);
 
 // Done: what the kernel had printed until now, oldest first, from the beginning of a line where the ring had none to begin with. -> *ret_len

@@ -2,7 +2,6 @@
 #include "target/debugregs.h"
 
 #define DR6_HITS 0xFu
-#define DR6_STEP 0x4000u
 
 const char *debugregs_problem(enum vmkd_breakpoint_kind kind, uint32_t size, uint64_t address, bool is_x86)
 {
@@ -122,7 +121,7 @@ uint32_t debugregs_hits(const struct bptable *table, uint64_t dr6, uint64_t pc)
 {
 	uint32_t hits = 0;
 
-	if (!(dr6 & (DR6_HITS | DR6_STEP)))
+	if (!(dr6 & (DR6_HITS | DEBUGREGS_DR6_STEP)))
 		return guess(table, pc);
 	// A processor may report registers that are not armed, too.
 	for (uint32_t id = 0; id < BPTABLE_MAX; id++)

@@ -16,6 +16,7 @@
 #include "target/bptable.h"
 
 #define DEBUGREGS_COUNT 4u
+#define DEBUGREGS_DR6_STEP 0x4000u
 
 // What a processor can watch. -> NULL, or what was expected, as a constant text.
 const char *debugregs_problem(enum vmkd_breakpoint_kind kind, uint32_t size, uint64_t address, bool is_x86);

@@ -182,6 +182,22 @@ struct vmkd_error *target_breakpoints_clear_range(struct vmkd_target *target, ui
 	return error;
 }
 
+static uint64_t stepping_bit(uint16_t processor)
+{
+	return processor < 64 ? 1ull << processor : 0;
+}
+
+// Takes a breakpoint's debug register from it; what the processors have in it is cleared at the next resume. Others than the one that reports may have
+// met it already, and wait to report that.
+static void release(struct vmkd_target *target, struct bp *bp)
+{
+	if (!bp->has_register)
+		return;
+	bp->has_register = false;
+	target->are_registers_due = true;
+	target->may_be_late |= ~stepping_bit(target->stop.processor);
+}
+
 // Takes every own debug register back.
 static struct vmkd_error *disarm(struct vmkd_target *target)
 {
@@ -190,8 +206,7 @@ static struct vmkd_error *disarm(struct vmkd_target *target)
 	for (uint32_t id = 0; id < BPTABLE_MAX; id++) {
 		struct bp *bp = &target->breakpoints.entries[id];
 		were_enabled[id] = bp->is_enabled;
-		target->are_registers_due |= bp->has_register;
-		bp->has_register = false;
+		release(target, bp);
 		bp->is_enabled &= bp->kind == VMKD_BREAKPOINT_CODE; // or they would be armed again
 	}
 	struct vmkd_error *error = arm(target);
@@ -220,11 +235,6 @@ static void forget_stop(struct vmkd_target *target)
 	target->has_stop = false;
 	target->is_pc_changed = false;
 	target_registers_forget(target);
-}
-
-static uint64_t stepping_bit(uint16_t processor)
-{
-	return processor < 64 ? 1ull << processor : 0;
 }
 
 // without: debug registers that do not count until the next stop.
@@ -280,7 +290,7 @@ static void note_hit(struct vmkd_target *target, struct bp *bp)
 	target->reason_breakpoint = id;
 	if (!bp->is_one_shot)
 		return;
-	target->are_registers_due |= bp->has_register;
+	release(target, bp);
 	bptable_remove(&target->breakpoints, id);
 }
 
@@ -294,9 +304,11 @@ static bool find_hit(struct vmkd_target *target, uint64_t pc)
 	return true;
 }
 
-static void find_debug_reason(struct vmkd_target *target, const struct kd_state_change *change, bool was_stepping)
+static void find_debug_reason(struct vmkd_target *target, const struct kd_state_change *change, bool was_stepping, bool may_be_late)
 {
-	uint32_t hits = debugregs_hits(&target->breakpoints, change->report.dr6, target_address_out(target, change->pc));
+	// A step whose DR6 was lost is a step.
+	uint64_t dr6 = change->report.dr6 | (was_stepping ? DEBUGREGS_DR6_STEP : 0);
+	uint32_t hits = debugregs_hits(&target->breakpoints, dr6, target_address_out(target, change->pc));
 	bool is_awaited = target->run != TARGET_RUN_NONE && target->step_processor == change->processor;
 
 	for (uint32_t id = BPTABLE_MAX; id-- > 0;) // the lowest of several is the reason
@@ -304,7 +316,8 @@ static void find_debug_reason(struct vmkd_target *target, const struct kd_state_
 			note_hit(target, &target->breakpoints.entries[id]);
 	if (hits == 0 && is_awaited && target->run == TARGET_RUN_STEP)
 		target->reason = VMKD_STOP_STEP;
-	target->is_leftover = hits == 0 && was_stepping && !is_awaited;
+	may_be_late &= !(change->report.dr6 & DEBUGREGS_DR6_STEP);
+	target->is_leftover = hits == 0 && !is_awaited && (was_stepping || may_be_late);
 }
 
 static void find_reason(struct vmkd_target *target, const struct kd_state_change *change)
@@ -316,10 +329,12 @@ static void find_reason(struct vmkd_target *target, const struct kd_state_change
 		target->reason = VMKD_STOP_SWITCHED;
 		return;
 	}
-	bool was_stepping = target->stepping & stepping_bit(change->processor);
-	target->stepping &= ~stepping_bit(change->processor);
+	uint64_t bit = stepping_bit(change->processor);
+	bool was_stepping = target->stepping & bit, may_be_late = target->may_be_late & bit;
+	target->stepping &= ~bit;
+	target->may_be_late &= ~bit;
 	if (code == KD_STATUS_SINGLE_STEP) {
-		find_debug_reason(target, change, was_stepping);
+		find_debug_reason(target, change, was_stepping, may_be_late);
 	} else if (code == KD_STATUS_BREAKPOINT && !find_hit(target, target_address_out(target, change->pc))) {
 		target->reason = target->was_break_in_asked ? VMKD_STOP_BREAK_IN : VMKD_STOP_INT3;
 		target->was_break_in_asked = false;
@@ -349,8 +364,10 @@ struct vmkd_error *target_run_hidden(struct vmkd_target *target, const struct vm
 {
 	*ret_is_hidden = false;
 	if (target->is_leftover && event->kind == VMKD_EVENT_EXCEPTION) {
-		// What it was to be stepped over has been: everything goes on as it was.
-		struct vmkd_error *error = resume(target, KD_CONTINUE_HANDLED, false, target->run, target->debug_without);
+		// Everything goes on as it was, with what the kernel has dropped for this stop, but not under a processor that still steps.
+		struct vmkd_error *error = write_missing(target, target->run == TARGET_RUN_NONE ? NULL : &target->step_pc);
+		if (!error)
+			error = resume(target, KD_CONTINUE_HANDLED, false, target->run, target->debug_without);
 		*ret_is_hidden = !error;
 		return error;
 	}
@@ -546,6 +563,7 @@ struct vmkd_error *vmkd_target_go(struct vmkd_target *target, enum vmkd_continue
 		error = write_missing(target, has_here ? &pc : NULL);
 	if (error)
 		return error;
+	target->step_pc = pc;
 	return resume(target, is_handled ? KD_CONTINUE_HANDLED : KD_CONTINUE_NOT_HANDLED, has_here,
 		      has_here ? TARGET_RUN_STEP_OVER : TARGET_RUN_NONE, has_here ? registers_at(target, pc) : 0);
 }
@@ -573,6 +591,7 @@ struct vmkd_error *vmkd_target_step(struct vmkd_target *target)
 	}
 	if (!error)
 		error = write_missing(target, &pc);
+	target->step_pc = pc;
 	return error ? error : resume(target, KD_CONTINUE_HANDLED, true, TARGET_RUN_STEP, registers_at(target, pc));
 }
 
@@ -684,7 +703,7 @@ struct vmkd_error *vmkd_breakpoint_set_with(struct vmkd_target *target, uint64_t
 	else if (address != pc) // one at the current instruction is written when that has run
 		error = write_one(target, id);
 	if (error) {
-		target->are_registers_due |= target->breakpoints.entries[id].has_register;
+		release(target, &target->breakpoints.entries[id]);
 		bptable_remove(&target->breakpoints, id);
 		return error;
 	}
@@ -710,8 +729,7 @@ static struct vmkd_error *take_out(struct vmkd_target *target, uint32_t id)
 	if (error)
 		return error;
 	if (bp->has_register) {
-		bp->has_register = false; // its register is cleared at the next resume
-		target->are_registers_due = true;
+		release(target, bp);
 		return NULL;
 	}
 	return bp->handle ? restore_one(target, id) : drop_stale(target, bp);

@@ -93,7 +93,7 @@ static uint32_t on_restarted(void *closure)
 	target->has_version = false;
 	target->has_kdbg = false;
 	target->run = TARGET_RUN_NONE;
-	target->stepping = target->debug_given = 0;
+	target->stepping = target->may_be_late = target->debug_given = 0;
 	target->debug_without = target->debug_processors = 0;
 	target->is_leftover = false;
 	target_registers_forget(target);

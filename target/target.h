@@ -54,7 +54,9 @@ struct vmkd_target {
 	// Processors below 64 that were sent on for one instruction and have not reported since: something else may come first.
 	uint64_t stepping;
 	uint16_t step_processor; // of `run`
-	bool is_leftover; // the stop is the end of such a step that nobody waits for any more
+	uint64_t step_pc;        // where it stepped from
+	uint64_t may_be_late; // ... that may have met a processor breakpoint which has been taken away meanwhile
+	bool is_leftover; // the stop is the end of such a step, or such a meeting, and nobody's any more
 	atomic_bool was_break_in_asked; // set by any thread or signal handler
 	bool has_synthetic; // an event of this side comes first: a step that only moved past an int3
 	struct vmkd_event synthetic;
