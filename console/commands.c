@@ -47,6 +47,7 @@ const struct command COMMANDS[] = {
 	{ ".reboot", "", "restart the machine at once", cmd_reboot, false, true },
 	{ ".crash", "", "bug check the machine (0xE2)", cmd_crash, false, true },
 	{ ".resync", "", "start the connection over", cmd_resync, false, false },
+	{ "control", "[take [force] | give]", "who of this VM's debuggers may change it; ask for that, take it away, give it up", cmd_control, false, false },
 	{ "snapshot", "NAME", "snapshot of the whole VM, into its qcow2 disk", cmd_snapshot, false, false },
 	{ "revert", "NAME", "put the VM back to it, stopped or running as it was then", cmd_revert, false, false },
 	{ "snapshots", "", "those that exist", cmd_snapshots, false, false },

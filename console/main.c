@@ -130,6 +130,7 @@ static void greet(struct console *console)
 
 static struct vmkd_error *begin(struct console *console, const struct arguments *arguments)
 {
+	control_tell_observer(console);
 	if (arguments->is_breaking_in) {
 		// The library gives a stopped target the time to say so before the byte goes out.
 		return console->is_interactive ? session_break_in(console) : session_need_stop(console);

@@ -132,6 +132,7 @@ COMMAND(cmd_answer);
 COMMAND(cmd_reboot);
 COMMAND(cmd_crash);
 COMMAND(cmd_resync);
+COMMAND(cmd_control);
 COMMAND(cmd_snapshot);
 COMMAND(cmd_revert);
 COMMAND(cmd_snapshots);
@@ -144,6 +145,9 @@ COMMAND(cmd_evaluate);
 COMMAND(cmd_help);
 COMMAND(cmd_echo);
 COMMAND(cmd_sleep);
+
+// One line if another debugger has control of this VM. Never fails.
+void control_tell_observer(struct console *console);
 
 // One expression that must be all of `text`. Needs no stopped target unless the expression does.
 struct vmkd_error *console_evaluate(struct console *console, const char *text, uint64_t *ret);

@@ -115,15 +115,19 @@ void breakpoints_client_init(struct breakpoints_client *c)
 	memset(c, 0, sizeof(*c));
 }
 
+void breakpoints_release(struct breakpoints *b, struct breakpoints_client *c, uint32_t handle)
+{
+	if (!is_place(handle) || !has(b, c, handle))
+		return;
+	drop(b, c, handle);
+	if (!b->places[handle - 1].users)
+		b->places[handle - 1].use = BREAKPOINTS_ORPHAN;
+}
+
 void breakpoints_client_left(struct breakpoints *b, struct breakpoints_client *c)
 {
-	for (uint32_t handle = 1; handle <= BREAKPOINTS_PLACES; handle++) {
-		if (!has(b, c, handle))
-			continue;
-		drop(b, c, handle);
-		if (!b->places[handle - 1].users)
-			b->places[handle - 1].use = BREAKPOINTS_ORPHAN;
-	}
+	for (uint32_t handle = 1; handle <= BREAKPOINTS_PLACES; handle++)
+		breakpoints_release(b, c, handle);
 }
 
 uint32_t breakpoints_next_orphan(struct breakpoints *b)

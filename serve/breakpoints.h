@@ -61,6 +61,10 @@ enum breakpoints_verdict breakpoints_ask(struct breakpoints *b, struct breakpoin
 // left meanwhile; what it got is an orphan.
 void breakpoints_answer(struct breakpoints *b, struct breakpoints_client *c, const uint8_t *request, uint32_t request_len, uint8_t *body, uint32_t body_len);
 
+// A client that may not ask the kernel restores a breakpoint of its own, of the time when it might: its place is an orphan, unless others use it. Any other
+// number: nothing happens.
+void breakpoints_release(struct breakpoints *b, struct breakpoints_client *c, uint32_t handle);
+
 // A place to be taken out of the kernel: its handle; 0 = none. It is FREE from then on.
 uint32_t breakpoints_next_orphan(struct breakpoints *b);
 

@@ -350,6 +350,19 @@ static void test_orphans(void **state)
 	assert_int_equal(breakpoints_next_orphan(&f->b), 0);
 }
 
+static void test_release(void **state)
+{
+	struct fixture *f = fresh(state);
+
+	assert_int_equal(set(f, &f->one, X), 1);
+	assert_int_equal(set(f, &f->two, Y), 2);
+	for (uint32_t handle = 0; handle < 40; handle++)
+		breakpoints_release(&f->b, &f->one, handle);
+	breakpoints_release(&f->b, &f->one, UINT32_MAX);
+	assert_int_equal(breakpoints_next_orphan(&f->b), 1); // and not the other one's
+	assert_int_equal(breakpoints_next_orphan(&f->b), 0);
+}
+
 static void test_orphan_is_adopted(void **state)
 {
 	struct fixture *f = fresh(state);
@@ -468,6 +481,7 @@ int main(void)
 		cmocka_unit_test_prestate(test_dropped_and_set_elsewhere, &fixture),
 		cmocka_unit_test_prestate(test_what_the_kernel_dropped_is_refused_by_it, &fixture),
 		cmocka_unit_test_prestate(test_orphans, &fixture),
+		cmocka_unit_test_prestate(test_release, &fixture),
 		cmocka_unit_test_prestate(test_orphan_is_adopted, &fixture),
 		cmocka_unit_test_prestate(test_left_before_the_answer, &fixture),
 		cmocka_unit_test_prestate(test_forget, &fixture),

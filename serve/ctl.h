@@ -2,7 +2,7 @@
 // The broker's control socket: one JSON object a line in, one a line out. Failures answer {"error":"..."}; a line beyond CTL_LINE_MAX, or a peer of another
 // user, ends the connection.
 //
-//   {"cmd":"status"}   the VM, its guest, its clients: {"id":1,"name":"pid 12 (vmkd)","role":"controller|observer","at_stop":bool,"asks":bool}
+//   {"cmd":"status"}   the VM, its guest, its clients: {"id":1,"name":"pid 12 (vmkd)","pid":12,"role":"controller|observer","at_stop":bool,"asks":bool}
 //   {"cmd":"stats"}    counters
 //   {"cmd":"control","do":"show|take|give","client":1,"force":true}   client, force: as needed. Without a client, take is for the one that the asking
 //                      process is, else the only observer; give is for who asked first. Answered by "result", "client" and all "clients"

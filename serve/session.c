@@ -743,8 +743,10 @@ static bool refuse_request(struct session_client *c, const uint8_t *body)
 	enum session_right right = session_right_for(get_le32(body));
 	bool is_present = c->told == s->stop && is_stopped(s), is_denied = right != RIGHT_READ && !may_control(c);
 
-	if (right == RIGHT_RESTORE && is_denied)
+	if (right == RIGHT_RESTORE && is_denied) {
+		breakpoints_release(&s->breakpoints, &c->breakpoints, get_le32(body + MANIPULATE_OFFSET_UNION));
 		return give_status(c, body, KD_STATUS_SUCCESS);
+	}
 	if (right == RIGHT_CONTINUE)
 		return (is_denied || !is_present) && give_report(c, false);
 	s->counters.denied += is_denied;

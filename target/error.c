@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "wire/kdapi.h"
+
 // Reporting that memory is out must not need memory.
 static struct vmkd_error out_of_memory = { .code = VMKD_E_NO_MEMORY, .message = "out of memory" };
 
@@ -82,10 +84,22 @@ struct vmkd_error *error_fault(uint64_t address, uint32_t status, const char *fo
 
 struct vmkd_error *error_status(const char *what, uint32_t status)
 {
-	struct vmkd_error *error = vmkd_error_create(VMKD_E_TARGET, "%s: the target answered status %08" PRIx32, what, status);
+	bool is_denied = status == KD_STATUS_ACCESS_DENIED;
+	struct vmkd_error *error = vmkd_error_create(is_denied ? VMKD_E_CONTROL : VMKD_E_TARGET, "%s: the target answered status %08" PRIx32 "%s", what, status,
+						     is_denied ? ": another debugger has control of it, and this one observes; `control take` asks for it" : "");
 
 	if (error != &out_of_memory)
 		error->status = status;
+	return error;
+}
+
+struct vmkd_error *error_control(const char *name, const char *what, const struct vmkd_control *control)
+{
+	struct vmkd_error *error = vmkd_error_create(VMKD_E_CONTROL, "%s: %s, but client %" PRIu32 " (%s) has control of it, and this one observes", name, what,
+						     control->controller, control->controller_name);
+
+	if (error != &out_of_memory)
+		error->status = KD_STATUS_ACCESS_DENIED;
 	return error;
 }
 

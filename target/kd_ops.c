@@ -257,6 +257,8 @@ static struct vmkd_error *kd_write(struct backend *backend, enum vmkd_space spac
 	uint32_t api = space == VMKD_PHYSICAL ? KD_API_WRITE_PHYSICAL : KD_API_WRITE_VIRTUAL;
 	struct vmkd_error *error = memory_request(kd, api, current_processor(kd), address, data, len, true, &reply);
 
+	if (!error && reply.status == KD_STATUS_ACCESS_DENIED)
+		error = error_status("a write", reply.status);
 	if (error)
 		return error;
 	*ret_done = reply.u.memory.actual_bytes <= len ? reply.u.memory.actual_bytes : len;

@@ -2,7 +2,7 @@
 # target/ depends on wire/, memory/, trace/, util/ and include/. TARGET_SRC: for programs that link the objects instead of the library.
 TARGET_SRC := target/error.c target/url.c target/stream.c target/stop.c target/kd.c target/kd_request.c target/kd_ops.c target/replay.c \
               target/target.c target/registers.c target/memory.c target/ram.c target/bptable.c target/debugregs.c target/run.c target/modules.c \
-              target/monitor.c target/snapshot.c $(MEMORY_SRC)
+              target/monitor.c target/snapshot.c target/control.c $(MEMORY_SRC)
 TARGET_TRACE := trace/pcapng.c trace/record.c trace/player.c
 TARGET_WIRE := $(TARGET_TRACE) wire/kdcom.c wire/kdapi.c wire/kddata.c wire/kdregs.c
 TARGET_UTIL := util/error.c util/ask.c util/buf.c util/endpoint.c util/rundir.c util/sock.c

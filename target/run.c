@@ -27,6 +27,11 @@ static struct vmkd_error *need_stopped(const struct vmkd_target *target)
 				 state == VMKD_STATE_RUNNING ? "break in first (Ctrl-C, or -b)" : "answer its prompt first");
 }
 
+static bool observes(const struct vmkd_error *error)
+{
+	return error && error->code == VMKD_E_CONTROL;
+}
+
 // ---- the kernel's table --------------------------------------------------------------------------------------------------------
 
 // A debugger that died may have left breakpoints there; nobody would know what they are. Handles are table places plus one.
@@ -225,7 +230,12 @@ struct vmkd_error *target_breakpoints_withdraw(struct vmkd_target *target)
 		error = restore_one(target, id);
 	for (uint32_t id = 0; !error && id < BPTABLE_MAX; id++)
 		error = drop_stale(target, &target->breakpoints.entries[id]);
-	return error ? error : disarm(target);
+	if (!error)
+		error = disarm(target);
+	if (!observes(error))
+		return error;
+	vmkd_error_destroy(error); // the broker takes out what is left when this debugger leaves
+	return NULL;
 }
 
 // ---- resuming ----------------------------------------------------------------------------------------------------------------
@@ -360,6 +370,15 @@ void target_run_stopped(struct vmkd_target *target, const struct kd_state_change
 	target->is_origin_int3 = change->state == KD_STATE_EXCEPTION && change->u.exception.code == KD_STATUS_BREAKPOINT;
 }
 
+// Control has gone to another debugger in the midst of it: the stop is everybody's.
+static struct vmkd_error *drop_if_observing(struct vmkd_error *error)
+{
+	if (!observes(error))
+		return error;
+	vmkd_error_destroy(error);
+	return NULL;
+}
+
 struct vmkd_error *target_run_hidden(struct vmkd_target *target, const struct vmkd_event *event, bool *ret_is_hidden)
 {
 	*ret_is_hidden = false;
@@ -369,7 +388,7 @@ struct vmkd_error *target_run_hidden(struct vmkd_target *target, const struct vm
 		if (!error)
 			error = resume(target, KD_CONTINUE_HANDLED, false, target->run, target->debug_without);
 		*ret_is_hidden = !error;
-		return error;
+		return drop_if_observing(error);
 	}
 	if (target->run != TARGET_RUN_STEP_OVER)
 		return NULL;
@@ -393,7 +412,7 @@ struct vmkd_error *target_run_hidden(struct vmkd_target *target, const struct vm
 	if (!error)
 		error = resume(target, KD_CONTINUE_HANDLED, false, TARGET_RUN_NONE, 0);
 	*ret_is_hidden = !error;
-	return error;
+	return drop_if_observing(error);
 }
 
 // ---- going on ------------------------------------------------------------------------------------------------------------------
@@ -500,6 +519,14 @@ static struct vmkd_error *move_origin_past_int3(struct vmkd_target *target)
 	return error;
 }
 
+// What the others are told of goes on without this one's breakpoints and registers: its Continue only says that it waits for the next stop. Takes `error`,
+// which says that another debugger has control.
+static struct vmkd_error *resume_observing(struct vmkd_target *target, struct vmkd_error *error)
+{
+	vmkd_error_destroy(error);
+	return resume(target, KD_CONTINUE_HANDLED, false, TARGET_RUN_NONE, 0);
+}
+
 struct vmkd_error *target_resume_plain(struct vmkd_target *target)
 {
 	uint64_t pc;
@@ -514,9 +541,9 @@ struct vmkd_error *target_resume_plain(struct vmkd_target *target)
 		error = is_at_int3(target, pc, &is_int3);
 	if (!error && is_int3)
 		error = target_pc_set(target, pc + 1);
-	if (!error)
-		error = resume(target, KD_CONTINUE_HANDLED, false, TARGET_RUN_NONE, 0);
-	return error;
+	if (observes(error))
+		return resume_observing(target, error);
+	return error ? error : resume(target, KD_CONTINUE_HANDLED, false, TARGET_RUN_NONE, 0);
 }
 
 // A trace goes on whatever is done to it: no register and no breakpoint has to be right for that.
@@ -561,6 +588,8 @@ struct vmkd_error *vmkd_target_go(struct vmkd_target *target, enum vmkd_continue
 		target->are_registers_due = true;
 	if (!error)
 		error = write_missing(target, has_here ? &pc : NULL);
+	if (observes(error))
+		return resume_observing(target, error);
 	if (error)
 		return error;
 	target->step_pc = pc;
@@ -575,8 +604,10 @@ struct vmkd_error *vmkd_target_step(struct vmkd_target *target)
 
 	if (target->backend->ops->is_recorded)
 		return resume_recorded(target, TARGET_RUN_STEP);
-	struct vmkd_error *error = move_origin_past_int3(target);
+	struct vmkd_error *error = target_check_control(target, "a step was asked for");
 
+	if (!error)
+		error = move_origin_past_int3(target);
 	if (!error)
 		error = prepare(target, &pc);
 	if (!error)
@@ -601,6 +632,8 @@ static struct vmkd_error *leave(struct vmkd_target *target, bool exists, const c
 
 	if (!error)
 		error = target_check_entry(target, exists, entry);
+	if (!error)
+		error = target_check_control(target, entry);
 	if (!error)
 		error = call(target->backend);
 	if (!error)

@@ -218,6 +218,11 @@ struct vmkd_error *vmkd_target_detach(struct vmkd_target *target, bool resume)
 	if (state == VMKD_STATE_RUNNING) {
 		if (!bptable_is_any_written(&target->breakpoints))
 			return NULL;
+		error = target_check_control(target, "a stop was asked for");
+		if (error) { // the broker takes them out when this debugger has left
+			vmkd_error_destroy(error);
+			return NULL;
+		}
 		error = stop_for_detach(target);
 		resume = true;
 	} else if (state != VMKD_STATE_STOPPED) {

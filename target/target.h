@@ -100,6 +100,9 @@ bool target_is_x86(const struct vmkd_target *target);
 uint64_t target_address_in(const struct vmkd_target *target, uint64_t address);
 uint64_t target_address_out(const struct vmkd_target *target, uint64_t address);
 
+// control.c: VMKD_E_CONTROL if another debugger is known to have control of this VM. what: what it keeps from being done.
+struct vmkd_error *target_check_control(struct vmkd_target *target, const char *what);
+
 // registers.c: forgets what is known of the registers; the program counter; moving it.
 void target_registers_forget(struct vmkd_target *target);
 struct vmkd_error *target_pc_get(struct vmkd_target *target, uint64_t *ret);

@@ -673,7 +673,7 @@ static void switch_of_processors_may_be_refused(void **state)
 	struct vmkd_event event;
 
 	(void)state;
-	must_fail(vmkd_target_switch_processor(session.target, 1), VMKD_E_TARGET);
+	must_fail(vmkd_target_switch_processor(session.target, 1), VMKD_E_CONTROL);
 	assert_int_equal(vmkd_target_processor(session.target), 0);
 	event = go(&session); // still stopped, and in step
 	assert_int_equal(event.reason, VMKD_STOP_INT3);

@@ -9,6 +9,7 @@
 //     processors    vmkd_target_processor_count, _processor, _switch_processor
 //     registers     vmkd_register_find, vmkd_target_register_get/_set, _context_get/_set, _control_read/_write, _msr_read/_write
 //     memory        vmkd_target_read, _write, _search, _fill, _memory_way
+//     control       vmkd_target_control, _control_take, _control_give
 //     breakpoints   vmkd_breakpoint_set, _set_with, _remove, _enable, _count, _at
 //     modules       vmkd_modules_read, vmkd_modules_*
 //     snapshots     vmkd_snapshot_take, _revert, _delete, vmkd_snapshots_read
@@ -58,6 +59,7 @@ enum vmkd_error_code {
 	VMKD_E_RESTARTED,   // the target rebooted or was resynchronised in the middle; the operation did not complete
 	VMKD_E_UNSUPPORTED, // this kind of target cannot do it
 	VMKD_E_OS,          // a system call of this host failed; error->os_error
+	VMKD_E_CONTROL,     // another debugger has control of this VM, and this one observes; error->status is 0xC0000022
 	VMKD_E_NOT_FOUND,   // search without a hit, no such breakpoint
 	VMKD_E_GUARDED,     // it would work, and the target's kernel would die of it: vmkd_breakpoint_set
 };
@@ -287,6 +289,27 @@ VMKD_API struct vmkd_error *vmkd_target_crash(struct vmkd_target *target) VMKD_M
 // Starts the connection over: RESET, then the target reports its state again if it is stopped (event with is_repeated).
 // Never blocks. Return NULL; GONE.
 VMKD_API struct vmkd_error *vmkd_target_resync(struct vmkd_target *target) VMKD_MUST_CHECK;
+
+// ---- control -------------------------------------------------------------------------------------------------------------------
+
+// Any number of debuggers may be on one vm:NAME. One has control; the others are told every stop, module and print, and read memory and registers
+// while the target is stopped. What changes the target (writes, breakpoints, steps, switches of processors, reboot, crash) fails for them with VMKD_E_CONTROL;
+// vmkd_target_go succeeds and is followed by the next stop, without letting the target run. Who comes first has control; who acts while it is free takes it.
+struct vmkd_control {
+	bool is_free;
+	bool is_ours;            // this process has it
+	uint32_t client;         // the broker's number of this target; 0 = cannot be told, since this process has the VM open twice
+	uint32_t controller;     // the number of the one that has it; 0 = it is free
+	char controller_name[96]; // "pid 12 (windbg)"
+	uint32_t client_count;
+};
+// Asks the broker; blocks at most 2 s. Return NULL; UNSUPPORTED (not a vm:NAME), CONNECT (the broker does not answer).
+VMKD_API struct vmkd_error *vmkd_target_control(struct vmkd_target *target, struct vmkd_control *ret) VMKD_MUST_CHECK;
+// Takes control if it is free, or from whoever has it if is_forced. Return NULL = this target has it; CONTROL = another one has, and has been told that this
+// one asks; UNSUPPORTED (also: not to be told which client this is), CONNECT.
+VMKD_API struct vmkd_error *vmkd_target_control_take(struct vmkd_target *target, bool is_forced) VMKD_MUST_CHECK;
+// Hands control to who asked first, else it is free. Return NULL; STATE (it is not ours); else as take.
+VMKD_API struct vmkd_error *vmkd_target_control_give(struct vmkd_target *target) VMKD_MUST_CHECK;
 
 // ---- processors ----------------------------------------------------------------------------------------------------------------
 
