@@ -6,9 +6,13 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cli/ask.h"
 #include "cli/cli.h"
 #include "serve/vmdir.h"
 #include "util/ask.h"
+
+#define ENTRY_FORMAT "%-20s %8s  %-8s  %-9s  %-22s"
+#define CLIENTS_INDENT "                                                                          " // as long as that makes a line
 
 // ---- list -----------------------------------------------------------------------------------------------
 
@@ -64,20 +68,30 @@ static int number_of(const cJSON *entry, const char *key)
 	return cJSON_IsNumber(item) ? item->valueint : 0;
 }
 
+// One line for each client; the first one stands in the VM's own line.
+static void print_clients(const cJSON *clients)
+{
+	const cJSON *client;
+	const char *indent = "";
+
+	cJSON_ArrayForEach(client, clients) {
+		printf("%s%3d %-10s %s%s\n", indent, number_of(client, "id"), text_of(client, "role"), text_of(client, "name"),
+		       cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(client, "asks")) ? ", asks for control" : "");
+		indent = CLIENTS_INDENT;
+	}
+	if (!cJSON_GetArraySize(clients))
+		puts("  -");
+}
+
 static void print_entry(const cJSON *entry)
 {
-	const cJSON *clients = cJSON_GetObjectItemCaseSensitive(entry, "clients"), *item;
-	const char *separator = "";
+	const cJSON *dialect = cJSON_GetObjectItemCaseSensitive(entry, "dialect"), *item;
 	char pid[16] = "?";
 
 	if (number_of(entry, "pid"))
 		snprintf(pid, sizeof(pid), "%d", number_of(entry, "pid"));
-	printf("%-20s %8s  %-8s  %-22s  ", text_of(entry, "name"), pid, text_of(entry, "link"), text_of(entry, "state"));
-	cJSON_ArrayForEach(item, clients) {
-		printf("%s%s", separator, cJSON_IsString(item) ? item->valuestring : "?");
-		separator = ", ";
-	}
-	printf("%s\n", cJSON_GetArraySize(clients) ? "" : "-");
+	printf(ENTRY_FORMAT, text_of(entry, "name"), pid, text_of(entry, "link"), dialect ? text_of(entry, "dialect") : "-", text_of(entry, "state"));
+	print_clients(cJSON_GetObjectItemCaseSensitive(entry, "clients"));
 	cJSON_ArrayForEach(item, cJSON_GetObjectItemCaseSensitive(entry, "remarks"))
 		printf("    %s\n", cJSON_IsString(item) ? item->valuestring : "?");
 }
@@ -90,7 +104,7 @@ static void print_list(const cJSON *list)
 		puts("no VMs; start one with `vmkd run NAME -- qemu-system-x86_64 ...`");
 		return;
 	}
-	printf("%-20s %8s  %-8s  %-22s  %s\n", "NAME", "PID", "LINK", "STATE", "CLIENTS");
+	printf(ENTRY_FORMAT "  CLIENTS\n", "NAME", "PID", "LINK", "DIALECT", "STATE");
 	cJSON_ArrayForEach(entry, list)
 		print_entry(entry);
 }
@@ -139,22 +153,6 @@ static void print_stats(const cJSON *json, const char *indent)
 	}
 }
 
-static struct error *ask_stats(const char *name, cJSON **ret)
-{
-	char folder[RUNDIR_PATH_MAX];
-	struct error *error = rundir_path(name, NULL, folder); // what is wrong with the folder, rather than that nobody is in it
-	int pid;
-
-	if (error)
-		return error;
-	if (!vmdir_broker_pid(name)) {
-		if (vmdir_vm_is_alive(name, &pid))
-			return error_create(ENOENT, "nobody serves the VM %s (pid %d): start a broker with `vmkd serve %s`", name, pid, name);
-		return error_create(ENOENT, "there is no VM named %s; `vmkd list` shows those there are", name);
-	}
-	return ask_broker(name, ask_command("stats"), ret, NULL);
-}
-
 int cli_stats(int argc, char **argv)
 {
 	const char *name = NULL;
@@ -172,7 +170,7 @@ int cli_stats(int argc, char **argv)
 	}
 	if (!name)
 		return cli_usage("stats", "the VM's name is missing");
-	error = ask_stats(name, &json);
+	error = cli_ask(name, ask_command("stats"), &json, NULL);
 	if (error)
 		return error_report("vmkd stats", error);
 	if (as_json)

@@ -38,7 +38,11 @@ static const struct command commands[] = {
 	  "start a VM with the link in place and serve it until it ends", cli_run, OPTIONS_OF_RUN },
 	{ "serve", "NAME [--tcp ADDR:PORT] [--no-ram|--check-ram] [--stay | --from STREAM]",
 	  "serve a VM that was started with the library preloaded, or whose `vmkd run` died; or a stock target", cli_serve, OPTIONS_OF_SERVE },
-	{ "list", "[--json]", "the VMs: name, pid, link, state, clients", cli_list, NULL },
+	{ "list", "[--json]", "the VMs: name, pid, link, dialect, state, clients", cli_list, NULL },
+	{ "control", "NAME [show|take|give] [CLIENT] [--force]", "who of a VM's debuggers may change it, and who observes", cli_control,
+	  "  show      all clients with their numbers and roles\n"
+	  "  take      for CLIENT, the only observer if none is named; whoever has control is asked for it, with --force it is taken from him\n"
+	  "  give      to CLIENT; without one to who asked first, else it is free" },
 #ifdef VMKD_HAS_CONSOLE
 	{ "kd", "TARGET [-c COMMANDS] ...", "the console; TARGET is vm:NAME, unix:PATH, tcp:HOST:PORT, serial:DEVICE or trace:FILE; `vmkd kd --help` has the options", console_main, NULL },
 #endif

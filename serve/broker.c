@@ -3,17 +3,14 @@
 
 #include <errno.h>
 #include <inttypes.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "serve/answers.h"
-#include "serve/client.h"
+#include "serve/connections.h"
 #include "serve/ctl.h"
 #include "serve/guest_link.h"
 #include "serve/pause.h"
@@ -23,27 +20,12 @@
 #include "util/rundir.h"
 #include "util/sock.h"
 
-// Sums over all clients since the broker started, by the names of struct kdcom_counters.
-#define CLIENT_COUNTER_LIST(X) \
-	X(packets_in) X(packets_out) X(acks_in) X(acks_out) X(resends_in) X(resends_out) X(resets_in) X(resets_out) X(breakins) \
-	X(retransmissions) X(given_up) X(implied_acks) X(duplicates) X(unwanted) X(bad_size) X(bad_trailer) X(bad_checksum) \
-	X(bad_control) X(truncated) X(noise) X(blocked)
-
-// A client that acknowledged nothing for so long does not read: the guest is not made to wait for it any longer.
-#define STALL_MS 1000u
 // Only for the deadline to be seen: everything that happens ends a turn at once.
 #define LINGER_TURN_MS 100
 #define VERSION_TEXT_MAX 160u
 #define DIFFERENCE_TEXT_MAX 160u
 #define CHECK_TEXT_MAX (DIFFERENCE_TEXT_MAX + 128u)
 #define DIFFERENCES_TOLD_MAX 20u
-
-struct client_sums {
-#define X(name) uint64_t name;
-	CLIENT_COUNTER_LIST(X)
-#undef X
-	uint64_t connections, turned_away;
-};
 
 struct listener {
 	struct broker *broker;
@@ -63,14 +45,8 @@ struct broker {
 
 	struct guest_link *link;
 	struct link_guest guest; // as registered last
-	struct client *client;   // the one controller, or NULL
-	struct client_sums sums; // of clients that have left
+	struct connections connections;
 	struct loop_timer session_timer;
-	struct loop_timer reaper; // frees a client outside of its own callback
-	struct client *leaving;
-	bool is_held;          // the guest is held back for the client
-	bool is_stalled;       // ... which does not read
-	struct loop_timer stall;
 	struct ctl *ctl;
 	struct listener kd, tcp;
 	char kd_path[RUNDIR_PATH_MAX];
@@ -149,44 +125,16 @@ static bool answer_from_ram(void *arg, const uint8_t *body, uint32_t body_len, c
 	return answers_make(&b->answers, body, body_len, ret, ret_len);
 }
 
-static void to_client_send(void *arg, uint16_t kd_type, const uint8_t *body, uint32_t body_len, bool is_droppable)
-{
-	struct broker *b = arg;
-
-	client_send(b->client, kd_type, body, body_len, is_droppable);
-}
-
-static void to_client_expect(void *arg, uint16_t kd_type)
-{
-	struct broker *b = arg;
-
-	client_expect(b->client, kd_type);
-}
-
-static void to_client_restart(void *arg)
-{
-	struct broker *b = arg;
-
-	client_restart(b->client);
-}
-
-static void to_client_cancel(void *arg)
-{
-	struct broker *b = arg;
-
-	client_cancel(b->client);
-}
-
 static const struct session_ops session_ops = {
 	.guest_deliver = to_guest_deliver,
 	.guest_breakin = to_guest_breakin,
 	.guest_breakin_cancel = to_guest_breakin_cancel,
 	.guest_resend = to_guest_resend,
 	.answer = answer_from_ram,
-	.client_send = to_client_send,
-	.client_expect = to_client_expect,
-	.client_restart = to_client_restart,
-	.client_cancel = to_client_cancel,
+	.client_send = connection_send,
+	.client_expect = connection_expect,
+	.client_restart = connection_restart,
+	.client_cancel = connection_cancel,
 };
 
 static void arm_session_timer(struct broker *b)
@@ -201,35 +149,11 @@ static void arm_session_timer(struct broker *b)
 	loop_timer_arm(b->loop, &b->session_timer, deadline > now ? deadline - now : 0);
 }
 
-// After an event that did not come from the client: write what it made the session say.
-static void flush_client(struct broker *b)
+// After an event that did not come from a client: what it made the session say is written.
+static void after_event(struct broker *b)
 {
-	if (b->client)
-		client_flush(b->client);
-}
-
-// Hold the guest back while a client that reads is behind.
-static void balance(struct broker *b)
-{
-	size_t limit = b->is_held ? SESSION_QUEUE_RESUME : SESSION_QUEUE_FULL;
-	bool is_held = b->client && !b->is_stalled && b->session.queue_len > limit;
-
-	if (is_held == b->is_held)
-		return;
-	b->is_held = is_held;
-	if (is_held)
-		loop_timer_arm(b->loop, &b->stall, STALL_MS);
-	else
-		loop_timer_cancel(b->loop, &b->stall);
-	b->link->ops->hold(b->link, is_held);
-}
-
-static void on_stall(struct loop_timer *timer)
-{
-	struct broker *b = timer->arg;
-
-	b->is_stalled = true;
-	balance(b);
+	arm_session_timer(b);
+	connections_flush(&b->connections);
 }
 
 static void on_session_timer(struct loop_timer *timer)
@@ -237,8 +161,7 @@ static void on_session_timer(struct loop_timer *timer)
 	struct broker *b = timer->arg;
 
 	session_timer(&b->session, loop_now_ns() / 1000000u);
-	arm_session_timer(b);
-	flush_client(b);
+	after_event(b);
 }
 
 // ---- The guest's link ---------------------------------------------------------------------------------
@@ -261,10 +184,10 @@ static void link_gone(void *arg, enum link_gone reason)
 	guest_wakes(b);
 	answers_forget_boot(&b->answers);
 	session_guest_gone(&b->session, reason);
-	flush_client(b);
+	after_event(b);
 }
 
-// The VMM has ended or let go of us: for the client that is a machine switched off.
+// The VMM has ended or let go of us: for the clients that is a machine switched off.
 static void link_down(void *arg)
 {
 	link_gone(arg, LINK_GONE_SHUTDOWN);
@@ -278,7 +201,7 @@ static void link_registered(void *arg, const struct link_guest *guest)
 	guest_wakes(b);
 	answers_forget_boot(&b->answers);
 	session_guest_registered(&b->session);
-	flush_client(b);
+	after_event(b);
 }
 
 static void describe_difference(const struct answers_difference *d, char *ret, size_t size)
@@ -330,8 +253,7 @@ static void link_packet(void *arg, const struct link_head *head, const uint8_t *
 	hear_packet(b, head, body);
 	session_guest_packet(&b->session, head->seq, head->kd_type, head->hdr_len, body, head->body_len,
 			     head->flags & LINK_F_WAITS ? head->want : 0);
-	balance(b);
-	flush_client(b);
+	after_event(b);
 }
 
 static void link_waits(void *arg, const struct link_head *head)
@@ -340,7 +262,7 @@ static void link_waits(void *arg, const struct link_head *head)
 
 	guest_sleeps(b, head);
 	session_guest_waits(&b->session, head->want);
-	flush_client(b);
+	after_event(b);
 }
 
 static void link_breakin_taken(void *arg)
@@ -377,8 +299,8 @@ static void link_refused(void *arg)
 	describe_version(b, text, sizeof(text));
 	fprintf(stderr, "vmkd: %s: %s\n", b->name, text);
 	snprintf(line, sizeof(line), "vmkd: %s\n", text);
-	session_tell(&b->session, line); // who came before that module waits in vain
-	flush_client(b);
+	session_tell_all(&b->session, line); // who came before that module waits in vain
+	after_event(b);
 }
 
 // Private RAM of the VMM is read across processes, and that may be forbidden. Memory of a device (a video card's) is always private: what matters is
@@ -426,129 +348,43 @@ static const struct guest_link_events link_events = {
 	.memory = link_memory,
 };
 
-// ---- The client -----------------------------------------------------------------------------------------
+// ---- The clients ----------------------------------------------------------------------------------------
 
-static void from_client_packet(void *arg, uint16_t kd_type, const uint8_t *body, uint32_t body_len)
+static void clients_hold(void *arg, bool is_held)
 {
 	struct broker *b = arg;
 
-	session_client_packet(&b->session, kd_type, body, body_len);
+	b->link->ops->hold(b->link, is_held);
 }
 
-static void from_client_sent(void *arg)
+static void clients_turn(void *arg)
 {
-	struct broker *b = arg;
-
-	b->is_stalled = false;
-	if (b->is_held)
-		loop_timer_arm(b->loop, &b->stall, STALL_MS);
-	session_client_sent(&b->session);
-}
-
-static void from_client_given_up(void *arg)
-{
-	struct broker *b = arg;
-
-	session_client_given_up(&b->session);
-}
-
-static void from_client_reset(void *arg)
-{
-	struct broker *b = arg;
-
-	session_client_reset(&b->session);
-}
-
-static void from_client_resend(void *arg)
-{
-	struct broker *b = arg;
-
-	session_client_resend(&b->session);
-}
-
-static void from_client_breakin(void *arg)
-{
-	struct broker *b = arg;
-
-	session_client_breakin(&b->session);
-}
-
-static bool client_reply_is_near(void *arg)
-{
-	struct broker *b = arg;
-
-	return session_awaits_reply(&b->session);
-}
-
-static void client_turn(void *arg)
-{
-	balance(arg);
 	arm_session_timer(arg);
 }
 
-static void sums_add(struct client_sums *sums, const struct kdcom_counters *counters)
+static const struct connections_events connections_events = { .hold = clients_hold, .turn = clients_turn };
+
+// -> false: it may stay. Nothing else turns a debugger away.
+static bool turn_away(struct broker *b, int fd)
 {
-#define X(name) sums->name += counters->name;
-	CLIENT_COUNTER_LIST(X)
-#undef X
-}
+	char text[VERSION_TEXT_MAX + 8], why[VERSION_TEXT_MAX];
 
-static void reap(struct loop_timer *timer)
-{
-	struct broker *b = timer->arg;
-
-	client_destroy(b->leaving);
-	b->leaving = NULL;
-}
-
-static void client_has_left(void *arg)
-{
-	struct broker *b = arg;
-
-	sums_add(&b->sums, client_counters(b->client));
-	client_destroy(b->leaving);
-	b->leaving = b->client;
-	b->client = NULL;
-	loop_timer_arm(b->loop, &b->reaper, 0);
-	session_client_left(&b->session);
-	b->is_stalled = false;
-	balance(b);
-	arm_session_timer(b);
-}
-
-static const struct client_events client_events = {
-	.packet = from_client_packet,
-	.sent = from_client_sent,
-	.given_up = from_client_given_up,
-	.reset = from_client_reset,
-	.resend = from_client_resend,
-	.breakin = from_client_breakin,
-	.is_reply_near = client_reply_is_near,
-	.turn = client_turn,
-	.left = client_has_left,
-};
-
-static void turn_away(struct broker *b, int fd)
-{
-	char text[CLIENT_NAME_MAX + VERSION_TEXT_MAX], why[VERSION_TEXT_MAX];
-
-	if (b->client) {
-		snprintf(text, sizeof(text), "vmkd: another debugger (%s) is attached to %s; detach it first\n", client_name(b->client),
-			 b->name);
-	} else {
+	if (b->link->refused_version) // with a module that cannot be talked to a debugger would wait for ever
 		describe_version(b, why, sizeof(why));
-		snprintf(text, sizeof(text), "vmkd: %s\n", why);
-	}
-	b->sums.turned_away++;
-	client_turn_away(b->loop, fd, text);
+	else if (b->connections.count >= SESSION_CLIENTS_MAX)
+		snprintf(why, sizeof(why), "no more debuggers: %s has %u, as many as it can have; detach one", b->name, SESSION_CLIENTS_MAX);
+	else
+		return false;
+	snprintf(text, sizeof(text), "vmkd: %s\n", why);
+	connections_turn_away(&b->connections, fd, text);
+	return true;
 }
 
 static void on_connection(struct loop_source *source, uint32_t events)
 {
 	struct listener *l = source->arg;
 	struct broker *b = l->broker;
-	int fd = sock_accept(l->fd), one = 1;
-	struct error *error;
+	int fd = sock_accept(l->fd);
 
 	(void)events;
 	if (fd < 0)
@@ -557,23 +393,9 @@ static void on_connection(struct loop_source *source, uint32_t events)
 		close(fd);
 		return;
 	}
-	if (b->client)
-		client_notice_end(b->client);
-	// With a module that cannot be talked to a debugger would wait for ever.
-	if (b->client || b->link->refused_version) {
-		turn_away(b, fd);
-		return;
-	}
-	// KD is a conversation of small packets. Fails on a Unix socket, where nothing is held back anyway.
-	(void)!setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
-	error = client_create(b->loop, fd, &client_events, b, &b->client);
-	if (error) {
-		error_report("vmkd", error);
-		return;
-	}
-	b->sums.connections++;
-	session_client_came(&b->session);
-	client_flush(b->client);
+	connections_notice_ends(&b->connections);
+	if (!turn_away(b, fd))
+		connections_add(&b->connections, fd);
 }
 
 // ---- What the control socket tells ------------------------------------------------------------------------
@@ -588,7 +410,7 @@ static const char *state_name(const struct broker *b)
 	case SESSION_RUNNING:
 		return "running";
 	default:
-		return b->client ? "broken in" : "waiting for a debugger";
+		return session_controller(&b->session) ? "broken in" : "waiting for a debugger";
 	}
 }
 
@@ -648,10 +470,20 @@ static void add_remarks(struct broker *b, cJSON *remarks)
 	}
 }
 
+static void add_guest(const struct link_guest *guest, cJSON *ret)
+{
+	static const char *const dialects[] = { [LINK_DIALECT_VMKD] = "vmkd", [LINK_DIALECT_VIRTUALKD] = "virtualkd", [LINK_DIALECT_KDCOM] = "kdcom" };
+
+	if (guest->arch)
+		cJSON_AddStringToObject(ret, "arch", guest->arch == ARCH_X64 ? "x64" : "x86");
+	if (guest->dialect < sizeof(dialects) / sizeof(dialects[0]))
+		cJSON_AddStringToObject(ret, "dialect", dialects[guest->dialect]);
+	cJSON_AddBoolToObject(ret, "booted_alone", guest->state & GUEST_BOOTED_ALONE);
+}
+
 static void ctl_status(void *arg, cJSON *ret)
 {
 	struct broker *b = arg;
-	cJSON *clients, *remarks;
 
 	cJSON_AddStringToObject(ret, "name", b->name);
 	cJSON_AddNumberToObject(ret, "pid", b->vm_pid);
@@ -659,22 +491,15 @@ static void ctl_status(void *arg, cJSON *ret)
 	cJSON_AddStringToObject(ret, "link", b->link->ops->name);
 	cJSON_AddStringToObject(ret, "state", state_name(b));
 	if (b->session.is_registered)
-		cJSON_AddStringToObject(ret, "arch", b->guest.arch == ARCH_X64 ? "x64" : "x86");
-	clients = cJSON_AddArrayToObject(ret, "clients");
-	if (b->client)
-		cJSON_AddItemToArray(clients, cJSON_CreateString(client_name(b->client)));
-	remarks = cJSON_AddArrayToObject(ret, "remarks");
-	add_remarks(b, remarks);
+		add_guest(&b->guest, ret);
+	connections_add_status(&b->connections, ret);
+	add_remarks(b, cJSON_AddArrayToObject(ret, "remarks"));
 }
 
 static void ctl_stats(void *arg, cJSON *ret)
 {
 	struct broker *b = arg;
-	struct client_sums sums = b->sums;
-	cJSON *clients;
 
-	if (b->client)
-		sums_add(&sums, client_counters(b->client));
 	cJSON_AddStringToObject(ret, "name", b->name);
 	cJSON_AddStringToObject(ret, "link", b->link->ops->name);
 	stats_add_number(ret, "seconds", (uint64_t)(time(NULL) - b->started));
@@ -685,12 +510,7 @@ static void ctl_stats(void *arg, cJSON *ret)
 	stats_add_session(ret, &b->session.counters);
 	stats_add_loop(ret, b->loop);
 	stats_add_answers(ret, &b->answers.counters);
-	clients = cJSON_AddObjectToObject(ret, "clients");
-	stats_add_number(clients, "connections", sums.connections);
-	stats_add_number(clients, "turned_away", sums.turned_away);
-#define X(name) stats_add_number(clients, #name, sums.name);
-	CLIENT_COUNTER_LIST(X)
-#undef X
+	connections_add_stats(&b->connections, ret);
 }
 
 static bool ctl_refresh_stats(void *arg)
@@ -703,7 +523,28 @@ static bool ctl_refresh_stats(void *arg)
 	return true;
 }
 
-static const struct ctl_ops ctl_ops = { .status = ctl_status, .stats = ctl_stats, .refresh_stats = ctl_refresh_stats };
+static void ctl_control(void *arg, const struct ctl_request *request, int asker_pid, cJSON *ret)
+{
+	struct broker *b = arg;
+
+	connections_control(&b->connections, request, asker_pid, ret);
+}
+
+static const uint8_t *ctl_history(void *arg, size_t *ret_len)
+{
+	struct broker *b = arg;
+
+	*ret_len = b->session.history.len;
+	return buf_data(&b->session.history);
+}
+
+static const struct ctl_ops ctl_ops = {
+	.status = ctl_status,
+	.stats = ctl_stats,
+	.refresh_stats = ctl_refresh_stats,
+	.control = ctl_control,
+	.history = ctl_history,
+};
 
 // ---- Life -----------------------------------------------------------------------------------------------
 
@@ -800,9 +641,8 @@ struct error *broker_create(struct loop *loop, const struct broker_options *o, s
 	b->started = time(NULL);
 	b->kd.fd = b->tcp.fd = b->kd.source.fd = b->tcp.source.fd = -1;
 	b->session_timer = (struct loop_timer){ .fn = on_session_timer, .arg = b };
-	b->stall = (struct loop_timer){ .fn = on_stall, .arg = b };
-	b->reaper = (struct loop_timer){ .fn = reap, .arg = b };
 	session_init(&b->session, &session_ops, b);
+	connections_init(&b->connections, loop, &b->session, &connections_events, b);
 	error = start(b, o);
 	if (error) {
 		broker_destroy(b);
@@ -818,7 +658,7 @@ struct error *broker_linger(struct broker *b)
 	struct error *error = NULL;
 
 	b->loop->is_stopped = false;
-	while (!error && (b->link->is_up || session_owes_client(&b->session)) && loop_now_ns() < until)
+	while (!error && (b->link->is_up || connections_are_owed(&b->connections)) && loop_now_ns() < until)
 		error = loop_turn(b->loop, LINGER_TURN_MS);
 	return error;
 }
@@ -837,11 +677,8 @@ void broker_destroy(struct broker *b)
 		unlink(b->kd_path);
 	listener_stop(b, &b->kd);
 	listener_stop(b, &b->tcp);
+	connections_deinit(&b->connections);
 	loop_timer_cancel(b->loop, &b->session_timer);
-	loop_timer_cancel(b->loop, &b->reaper);
-	loop_timer_cancel(b->loop, &b->stall);
-	client_destroy(b->leaving);
-	client_destroy(b->client);
 	ctl_destroy(b->ctl);
 	if (b->link)
 		b->link->ops->destroy(b->link);

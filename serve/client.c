@@ -102,8 +102,8 @@ static void end_batch(struct client *c)
 	uint64_t now = now_ms();
 
 	c->is_in_batch = true;
-	c->events->turn(c->arg);
 	tell_time(c, now);
+	c->events->turn(c->arg);
 	c->is_in_batch = false;
 	if (c->may_hold && c->events->is_reply_near(c->arg)) {
 		if (!c->hold.is_armed)
@@ -378,6 +378,14 @@ void client_destroy(struct client *c)
 const char *client_name(const struct client *c)
 {
 	return c->name;
+}
+
+int client_pid(const struct client *c)
+{
+	pid_t pid = 0;
+	uid_t uid;
+
+	return sock_peer(c->fd, &pid, &uid) ? pid : 0;
 }
 
 const struct kdcom_counters *client_counters(const struct client *c)

@@ -39,6 +39,8 @@ void client_destroy(struct client *client); // NULL is fine
 
 const char *client_name(const struct client *client); // "pid 12 (windbg)", "192.0.2.1:4711"
 
+int client_pid(const struct client *client); // of the process at the other end, 0 = unknown
+
 // As session_ops of the same names. Nothing is written before the batch ends or client_flush is called.
 void client_send(struct client *client, uint16_t kd_type, const uint8_t *body, uint32_t body_len, bool is_droppable);
 void client_expect(struct client *client, uint16_t kd_type);

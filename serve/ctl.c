@@ -2,6 +2,7 @@
 #include "serve/ctl.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -13,13 +14,14 @@
 
 // A broker that is stopped, or a link that does not answer, must not hold up `vmkd stats`.
 #define REFRESH_MS 500u
-#define ANSWER_MAX (256u * 1024u)
+#define ANSWER_MAX (512u * 1024u) // 64 KB of history, every byte of which may be written as \xNN
 
 struct ctl_client {
 	struct ctl *ctl;
 	struct loop_source source;
 	int fd;
 	bool wants_stats; // its answer waits for fresh figures
+	bool wants_trace; // once it has read its answer, the connection belongs to the trace
 	struct buf in, out;
 	struct ctl_client *next;
 };
@@ -38,43 +40,126 @@ struct ctl {
 
 // ---- Requests -------------------------------------------------------------------------------------------
 
-enum ctl_command ctl_parse(const char *line, size_t len, const char **ret_error)
+static const char *string_of(const cJSON *json, const char *name)
 {
-	const char *end = NULL, *cmd;
-	cJSON *json = cJSON_ParseWithLengthOpts(line, len, &end, false);
-	enum ctl_command command = CTL_BAD;
-
-	cmd = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(json, "cmd"));
-	if (!json || !cJSON_IsObject(json))
-		*ret_error = "expected one JSON object a line, like {\"cmd\":\"status\"}";
-	else if (!cmd)
-		*ret_error = "expected a \"cmd\" of type string";
-	else if (strcmp(cmd, "status") == 0)
-		command = CTL_STATUS;
-	else if (strcmp(cmd, "stats") == 0)
-		command = CTL_STATS;
-	else
-		*ret_error = "unknown cmd; expected \"status\" or \"stats\"";
-	cJSON_Delete(json);
-	return command;
+	return cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(json, name));
 }
 
-static void client_end(struct ctl_client *c)
+static bool parse_do(const char *text, enum ctl_control *ret)
+{
+	static const char *const names[] = { [CTL_CONTROL_SHOW] = "show", [CTL_CONTROL_TAKE] = "take", [CTL_CONTROL_GIVE] = "give" };
+
+	for (unsigned i = 0; text && i < sizeof(names) / sizeof(names[0]); i++) {
+		if (strcmp(text, names[i]))
+			continue;
+		*ret = (enum ctl_control)i;
+		return true;
+	}
+	return false;
+}
+
+// -> false: there, and no number of a client.
+static bool parse_client(const cJSON *json, uint32_t *ret)
+{
+	double value = cJSON_IsNumber(json) ? json->valuedouble : json ? 0 : 1;
+
+	if (!(value >= 1 && value <= UINT32_MAX) || (double)(uint32_t)value != value)
+		return false;
+	*ret = json ? (uint32_t)value : 0;
+	return true;
+}
+
+static const char *parse_control(const cJSON *json, struct ctl_request *ret)
+{
+	const cJSON *force = cJSON_GetObjectItemCaseSensitive(json, "force");
+
+	if (!parse_do(string_of(json, "do"), &ret->control))
+		return "expected \"do\" to be \"show\", \"take\" or \"give\"";
+	if (!parse_client(cJSON_GetObjectItemCaseSensitive(json, "client"), &ret->client))
+		return "expected \"client\" to be the number of a client";
+	if (force && !cJSON_IsBool(force))
+		return "expected \"force\" to be true or false";
+	ret->is_forced = cJSON_IsTrue(force);
+	return NULL;
+}
+
+static const struct {
+	const char *name;
+	enum ctl_command command;
+} commands[] = {
+	{ "status", CTL_STATUS }, { "stats", CTL_STATS }, { "control", CTL_CONTROL }, { "history", CTL_HISTORY }, { "trace", CTL_TRACE },
+};
+
+// -> NULL, or what is wrong.
+static const char *parse(const cJSON *json, struct ctl_request *ret)
+{
+	const char *cmd = string_of(json, "cmd");
+
+	if (!json || !cJSON_IsObject(json))
+		return "expected one JSON object a line, like {\"cmd\":\"status\"}";
+	if (!cmd)
+		return "expected a \"cmd\" of type string";
+	for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++) {
+		if (strcmp(cmd, commands[i].name))
+			continue;
+		ret->command = commands[i].command;
+		return ret->command == CTL_CONTROL ? parse_control(json, ret) : NULL;
+	}
+	return "unknown cmd; expected \"status\", \"stats\", \"control\", \"history\" or \"trace\"";
+}
+
+struct ctl_request ctl_parse(const char *line, size_t len, const char **ret_error)
+{
+	struct ctl_request request = { .command = CTL_BAD };
+	const char *end = NULL, *error;
+	cJSON *json = cJSON_ParseWithLengthOpts(line, len, &end, false);
+
+	error = parse(json, &request);
+	cJSON_Delete(json);
+	if (!error)
+		return request;
+	*ret_error = error;
+	return (struct ctl_request){ .command = CTL_BAD };
+}
+
+char *ctl_escape(const uint8_t *text, size_t len)
+{
+	char *escaped = malloc(4 * len + 1), *at = escaped;
+
+	for (size_t i = 0; escaped && i < len; i++) {
+		if ((text[i] >= 0x20 && text[i] < 0x7F) || text[i] == '\t' || text[i] == '\n')
+			*at++ = (char)text[i];
+		else
+			at += sprintf(at, "\\x%02X", text[i]);
+	}
+	if (escaped)
+		*at = '\0';
+	return escaped;
+}
+
+// -> its socket, which is the caller's.
+static int client_free(struct ctl_client *c)
 {
 	struct ctl_client **at = &c->ctl->clients;
+	int fd = c->fd;
 
 	while (*at != c)
 		at = &(*at)->next;
 	*at = c->next;
 	c->ctl->client_count--;
 	loop_remove(c->ctl->loop, &c->source);
-	close(c->fd);
 	buf_deinit(&c->in);
 	buf_deinit(&c->out);
 	free(c);
+	return fd;
 }
 
-// -> false: the client is gone.
+static void client_end(struct ctl_client *c)
+{
+	close(client_free(c));
+}
+
+// -> false: the client is gone, or the connection another's.
 static bool client_write(struct ctl_client *c)
 {
 	ssize_t done = 0;
@@ -86,6 +171,12 @@ static bool client_write(struct ctl_client *c)
 	}
 	if (done < 0 && errno != EAGAIN && errno != EINTR) {
 		client_end(c);
+		return false;
+	}
+	if (c->wants_trace && !c->out.len) {
+		struct ctl *ctl = c->ctl;
+
+		ctl->ops->trace(ctl->arg, client_free(c));
 		return false;
 	}
 	loop_change(c->ctl->loop, &c->source, c->out.len ? EPOLLOUT : EPOLLIN);
@@ -115,13 +206,57 @@ static bool answer_stats(struct ctl_client *c)
 	return client_answer(c, json);
 }
 
+static bool answer_error(struct ctl_client *c, const char *why)
+{
+	cJSON *json = cJSON_CreateObject();
+
+	cJSON_AddStringToObject(json, "error", why);
+	return client_answer(c, json);
+}
+
+static bool answer_control(struct ctl_client *c, const struct ctl_request *request)
+{
+	cJSON *json = cJSON_CreateObject();
+	pid_t pid = 0;
+	uid_t uid;
+
+	(void)sock_peer(c->fd, &pid, &uid); // of a Unix socket there is one
+	c->ctl->ops->control(c->ctl->arg, request, pid, json);
+	return client_answer(c, json);
+}
+
+static bool answer_history(struct ctl_client *c)
+{
+	cJSON *json = cJSON_CreateObject();
+	size_t len = 0;
+	const uint8_t *text = c->ctl->ops->history(c->ctl->arg, &len);
+	char *escaped = ctl_escape(text, len);
+
+	cJSON_AddStringToObject(json, "text", escaped ? escaped : "");
+	free(escaped);
+	return client_answer(c, json);
+}
+
+static bool answer_trace(struct ctl_client *c)
+{
+	cJSON *json;
+
+	if (!c->ctl->ops->trace)
+		return answer_error(c, "this broker cannot trace");
+	json = cJSON_CreateObject();
+	cJSON_AddTrueToObject(json, "ok");
+	c->wants_trace = true;
+	return client_answer(c, json);
+}
+
 static bool take_line(struct ctl_client *c, const char *line, size_t len)
 {
 	struct ctl *ctl = c->ctl;
 	const char *why = "";
+	struct ctl_request request = ctl_parse(line, len, &why);
 	cJSON *json;
 
-	switch (ctl_parse(line, len, &why)) {
+	switch (request.command) {
 	case CTL_STATUS:
 		json = cJSON_CreateObject();
 		ctl->ops->status(ctl->arg, json);
@@ -132,17 +267,21 @@ static bool take_line(struct ctl_client *c, const char *line, size_t len)
 			return answer_stats(c);
 		loop_timer_arm(ctl->loop, &ctl->refresh, REFRESH_MS);
 		return true;
+	case CTL_CONTROL:
+		return answer_control(c, &request);
+	case CTL_HISTORY:
+		return answer_history(c);
+	case CTL_TRACE:
+		return answer_trace(c);
 	default:
-		json = cJSON_CreateObject();
-		cJSON_AddStringToObject(json, "error", why);
-		return client_answer(c, json);
+		return answer_error(c, why);
 	}
 }
 
 static void take_lines(struct ctl_client *c)
 {
 	// One answer at a time: requests behind a pending one wait in `in`.
-	while (!c->wants_stats && c->in.len) {
+	while (!c->wants_stats && !c->wants_trace && c->in.len) {
 		const char *line = (const char *)buf_data(&c->in), *end = memchr(line, '\n', c->in.len);
 		char copy[CTL_LINE_MAX];
 		size_t len;

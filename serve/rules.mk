@@ -1,7 +1,12 @@
 # SPDX-License-Identifier: MIT
 # serve -> wire, util, and of vmm/ the I/O-free core (vmm/area, vmm/call) that the debugcon way shares with the hook.
 
-$(call unit_test,session_test,serve/session_test.c serve/session.c util/buf.c wire/kdapi.c,-lcmocka)
+SESSION_SRC := serve/session.c serve/session_client.c serve/session_control.c serve/session_rights.c serve/breakpoints.c util/buf.c wire/kdapi.c
+
+$(call unit_test,session_test,serve/session_test.c serve/session_bench.c $(SESSION_SRC),-lcmocka)
+$(call unit_test,session_clients_test,serve/session_clients_test.c serve/session_bench.c $(SESSION_SRC),-lcmocka)
+$(call unit_test,session_guest_test,serve/session_guest_test.c serve/session_bench.c $(SESSION_SRC),-lcmocka)
+$(call unit_test,breakpoints_test,serve/breakpoints_test.c serve/breakpoints.c,-lcmocka)
 $(call unit_test,answers_test,serve/answers_test.c serve/answers.c memory/ram.c memory/walk.c,-lcmocka)
 $(call unit_test,doorbell_test,serve/doorbell_test.c serve/doorbell.c,-lcmocka)
 $(call unit_test,ctl_test,serve/ctl_test.c serve/ctl.c util/error.c util/buf.c util/loop.c util/polling.c util/rundir.c util/sock.c,-lcmocka -lcjson)
@@ -16,7 +21,8 @@ $(call unit_test,pause_test,serve/pause_test.c serve/pause.c util/error.c util/l
 $(call unit_test,guest_ram_test,serve/guest_ram_test.c serve/guest_ram.c serve/memory_map.c util/error.c,-lcmocka)
 $(call unit_test,memory_map_test,serve/memory_map_test.c serve/memory_map.c,-lcmocka)
 
-$(call fuzz_target,session_fuzz,serve/session_fuzz.c serve/session.c util/buf.c wire/kdapi.c wire/kdcom.c)
+$(call fuzz_target,session_fuzz,serve/session_fuzz.c $(SESSION_SRC) wire/kdcom.c)
+$(call fuzz_target,breakpoints_fuzz,serve/breakpoints_fuzz.c serve/breakpoints.c)
 $(call fuzz_target,answers_fuzz,serve/answers_fuzz.c serve/answers.c memory/ram.c memory/walk.c)
 $(call fuzz_target,memory_map_fuzz,serve/memory_map_fuzz.c serve/memory_map.c)
 $(call fuzz_target,doorbell_fuzz,serve/doorbell_fuzz.c serve/doorbell.c)

@@ -1,113 +1,46 @@
 // SPDX-License-Identifier: MIT
+// The guest's half: what it waits on, whose request it is given, and what the clients are told of it.
 #include "serve/session.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-#include "wire/kdapi.h"
+#include "serve/session_private.h"
+#include "serve/session_rights.h"
 #include "wire/le.h"
-
-// DBGKD_ANY_WAIT_STATE_CHANGE (KD reference, sections 3.1 and 3.3): the few fields that decide what happens without a client.
-#define STATE_OFFSET_NEW_STATE 0x00u
-#define STATE_OFFSET_PROCESSOR 0x06u
-#define STATE_OFFSET_BASE 0x28u
-#define STATE_OFFSET_UNLOAD 0x40u
-// DBGKD_MANIPULATE_STATE64 (KD reference, section 4.1).
-#define MANIPULATE_OFFSET_PROCESSOR 0x06u
-#define MANIPULATE_OFFSET_STATUS 0x08u
-#define MANIPULATE_OFFSET_UNION 0x10u
-// In the union: memory.actual_bytes, and DBGKD_CONTINUE.ContinueStatus.
-#define MANIPULATE_OFFSET_ACTUAL 0x1Cu
-// DBGKD_FILE_IO (KD reference, section 5).
-#define FILE_OFFSET_STATUS 0x04u
-// DBGKD_CONTROL_REQUEST: the answer.
-#define CONTROL_OFFSET_ANSWER 0x08u
 
 void session_init(struct session *s, const struct session_ops *ops, void *arg)
 {
 	memset(s, 0, sizeof(*s));
 	s->ops = ops;
 	s->arg = arg;
-	s->queue_end = &s->queue;
+	s->pending_end = &s->pending;
+	breakpoints_init(&s->breakpoints);
 	buf_init(&s->history, SESSION_HISTORY_MAX);
 }
 
-// ---- What waits for the client ------------------------------------------------------------------------
-
-static struct session_item *queue_unlink(struct session *s, struct session_item **at)
+static void client_free(struct session_client *c)
 {
-	struct session_item *item = *at;
+	struct session_client **at = &c->session->clients;
 
-	*at = item->next;
-	if (!item->next)
-		s->queue_end = at;
-	s->queue_len -= item->body_len;
-	return item;
-}
-
-static void queue_drop(struct session *s, enum session_item_kind kind)
-{
-	struct session_item **at = &s->queue;
-
-	while (*at) {
-		if ((*at)->kind == kind)
-			free(queue_unlink(s, at));
-		else
-			at = &(*at)->next;
-	}
-}
-
-static void queue_clear(struct session *s)
-{
-	while (s->queue)
-		free(queue_unlink(s, &s->queue));
+	while (*at != c)
+		at = &(*at)->next;
+	*at = c->next;
+	c->session->client_count--;
+	client_clear(c);
+	free(c);
 }
 
 void session_deinit(struct session *s)
 {
-	queue_clear(s);
+	while (s->clients)
+		client_free(s->clients); // have left; their requests could not be executed
 	buf_deinit(&s->history);
-}
-
-// Drop the oldest prints until `len` more bytes fit. Everything else in the queue is bounded by its nature: one of a kind.
-static void queue_make_room(struct session *s, uint32_t len)
-{
-	struct session_item **at = &s->queue;
-
-	while (*at && s->queue_len + len > SESSION_QUEUE_MAX) {
-		if ((*at)->kind == ITEM_PRINT) {
-			free(queue_unlink(s, at));
-			s->counters.prints_dropped++;
-		} else {
-			at = &(*at)->next;
-		}
-	}
-}
-
-static void queue_put(struct session *s, enum session_item_kind kind, uint16_t kd_type, const uint8_t *body, uint32_t body_len)
-{
-	struct session_item *item;
-
-	if (kind != ITEM_PRINT)
-		queue_drop(s, kind); // a newer one replaces it
-	queue_make_room(s, body_len);
-	item = malloc(sizeof(*item) + body_len);
-	if (!item) {
-		s->counters.prints_dropped += kind == ITEM_PRINT;
-		return;
-	}
-	*item = (struct session_item){ .kind = kind, .kd_type = kd_type, .body_len = body_len };
-	if (body_len)
-		memcpy(item->body, body, body_len);
-	*s->queue_end = item;
-	s->queue_end = &item->next;
-	s->queue_len += body_len;
 }
 
 // ---- The kinds of packets ---------------------------------------------------------------------------------
 
-// Which type of packet answers this one of the guest; 0 = none, it goes on by itself.
-static uint16_t type_that_answers(uint16_t kd_type, const uint8_t *body)
+uint16_t session_type_that_answers(uint16_t kd_type, const uint8_t *body)
 {
 	switch (kd_type) {
 	case KD_PACKET_STATE_CHANGE:
@@ -125,24 +58,33 @@ static uint16_t type_that_answers(uint16_t kd_type, const uint8_t *body)
 
 static uint16_t current_want(const struct session *s)
 {
-	return s->current.kd_type ? type_that_answers(s->current.kd_type, s->current.body) : 0;
+	return s->current.kd_type ? session_type_that_answers(s->current.kd_type, s->current.body) : 0;
 }
 
-static bool is_load_event(const struct session_packet *p)
+bool session_is_load_event(uint16_t kd_type, const uint8_t *body)
 {
-	return p->kd_type == KD_PACKET_STATE_CHANGE &&
-	       (get_le32(p->body + STATE_OFFSET_NEW_STATE) & 0xFFFFu) == KD_STATE_LOAD_SYMBOLS;
+	return kd_type == KD_PACKET_STATE_CHANGE && (get_le32(body + STATE_OFFSET_NEW_STATE) & 0xFFFFu) == KD_STATE_LOAD_SYMBOLS;
+}
+
+static bool is_at_load_event(const struct session *s)
+{
+	return session_is_load_event(s->current.kd_type, s->current.body);
 }
 
 // The kernel says that it reboots, or hibernates (KD reference, section 3.3).
-static bool is_farewell(const struct session_packet *p)
+static bool is_farewell(const struct session *s)
 {
 	uint64_t base;
 
-	if (!is_load_event(p) || !p->body[STATE_OFFSET_UNLOAD])
+	if (!is_at_load_event(s) || !s->current.body[STATE_OFFSET_UNLOAD])
 		return false;
-	base = get_le64(p->body + STATE_OFFSET_BASE);
+	base = get_le64(s->current.body + STATE_OFFSET_BASE);
 	return base == KD_BASE_REBOOT || base == KD_BASE_HIBERNATE;
+}
+
+bool session_has_current(const struct session *s)
+{
+	return s->current.kd_type && !s->is_current_answered;
 }
 
 static void packet_set(struct session_packet *p, uint16_t kd_type, uint16_t hdr_len, const uint8_t *body, uint32_t body_len)
@@ -151,6 +93,17 @@ static void packet_set(struct session_packet *p, uint16_t kd_type, uint16_t hdr_
 	p->hdr_len = hdr_len;
 	p->body_len = body_len;
 	memcpy(p->body, body, body_len);
+}
+
+static void packet_forget(struct session_packet *p)
+{
+	p->kd_type = 0;
+}
+
+static bool is_breakpoint_api(uint32_t api)
+{
+	return api == KD_API_WRITE_BREAKPOINT || api == KD_API_RESTORE_BREAKPOINT || api == KD_API_WRITE_BREAKPOINT_EX ||
+	       api == KD_API_RESTORE_BREAKPOINT_EX;
 }
 
 enum session_state session_state(const struct session *s)
@@ -170,129 +123,36 @@ enum session_state session_state(const struct session *s)
 	}
 }
 
-// ---- To the client ----------------------------------------------------------------------------------------
+// ---- Requests that wait for their turn ------------------------------------------------------------------------
 
-static void update_expected(struct session *s)
+static void pend(struct session_client *c, uint16_t kd_type, uint16_t hdr_len, const uint8_t *body, uint32_t body_len)
 {
-	uint16_t want = 0;
+	struct session *s = c->session;
 
-	if (!s->has_client)
-		return;
-	if (s->is_notice_open)
-		want = KD_PACKET_MANIPULATE;
-	else if (s->is_current_told && !s->pending.kd_type)
-		want = current_want(s);
-	if (want == s->expected)
-		return;
-	s->expected = want;
-	s->ops->client_expect(s->arg, want);
+	packet_set(&c->pending, kd_type, hdr_len, body, body_len);
+	c->is_pending_wanted = true;
+	c->next_pending = NULL;
+	*s->pending_end = c;
+	s->pending_end = &c->next_pending;
 }
 
-static void client_send(struct session *s, enum session_item_kind kind, uint16_t kd_type, const uint8_t *body, uint32_t body_len)
+static void pending_unlink(struct session *s, struct session_client **at)
 {
-	s->is_in_flight = true;
-	s->in_flight_kind = kind;
-	// The rest is repeated until the client hears it, as a kernel does.
-	s->ops->client_send(s->arg, kd_type, body, body_len, kd_is_droppable(kd_type, body, body_len));
+	struct session_client *c = *at;
+
+	*at = c->next_pending;
+	if (!c->next_pending)
+		s->pending_end = at;
 }
 
-static void send_item(struct session *s, const struct session_item *item)
+// Its turn is over.
+static void pending_end(struct session_client *c)
 {
-	switch (item->kind) {
-	case ITEM_RESTART:
-		s->ops->client_restart(s->arg);
-		s->expected = 0; // the restart has forgotten what was expected: say it again, though it be the same
-		break;
-	case ITEM_CURRENT:
-		if (!s->current.kd_type)
-			break;
-		s->is_current_told = true;
-		client_send(s, ITEM_CURRENT, s->current.kd_type, s->current.body, s->current.body_len);
-		break;
-	case ITEM_NOTICE:
-		s->is_notice_open = true;
-		s->is_notice_timed = false;
-		client_send(s, ITEM_NOTICE, item->kd_type, item->body, item->body_len);
-		break;
-	default:
-		client_send(s, item->kind, item->kd_type, item->body, item->body_len);
-	}
-}
-
-static void pump(struct session *s)
-{
-	while (s->has_client && s->queue && !s->is_in_flight && !s->is_notice_open) {
-		struct session_item *item = queue_unlink(s, &s->queue);
-
-		send_item(s, item);
-		free(item);
-	}
-	update_expected(s);
-}
-
-// Straight on where nothing waits before it: that is the request path, and it copies nothing.
-static void client_give(struct session *s, enum session_item_kind kind, uint16_t kd_type, const uint8_t *body, uint32_t body_len)
-{
-	if (!s->has_client)
-		return;
-	if (!s->queue && !s->is_in_flight && !s->is_notice_open) {
-		client_send(s, kind, kd_type, body, body_len);
-		return;
-	}
-	queue_put(s, kind, kd_type, body, body_len);
-	pump(s);
-}
-
-static void client_give_current(struct session *s)
-{
-	s->is_current_told = false;
-	s->is_greeting_due = false;
-	if (!s->has_client)
-		return;
-	queue_put(s, ITEM_CURRENT, 0, NULL, 0);
-	pump(s);
-}
-
-// The answer to a request that the guest cannot answer any more. -> false: this one has none.
-static bool make_failure(const uint8_t *request, uint8_t reply[KD_MANIPULATE_SIZE])
-{
-	uint32_t api = get_le32(request);
-
-	if (!kd_api_has_reply(api))
-		return false;
-	memcpy(reply, request, KD_MANIPULATE_SIZE);
-	put_le32(reply + MANIPULATE_OFFSET_STATUS, KD_STATUS_UNSUCCESSFUL);
-	if (kd_api_layout(api) == KD_LAYOUT_MEMORY)
-		put_le32(reply + MANIPULATE_OFFSET_ACTUAL, 0);
-	return true;
-}
-
-static void client_give_failure(struct session *s, const uint8_t *request)
-{
-	uint8_t reply[KD_MANIPULATE_SIZE];
-
-	if (make_failure(request, reply))
-		client_give(s, ITEM_REPLY, KD_PACKET_MANIPULATE, reply, sizeof(reply));
-}
-
-// The guest was reset without a word: what a kernel says before it reboots (KD reference, sections 1.11 and 3.3).
-static void client_give_notice(struct session *s)
-{
-	uint8_t body[KD_STATE_CHANGE_SIZE] = { 0 };
-
-	put_le32(body + STATE_OFFSET_NEW_STATE, KD_STATE_LOAD_SYMBOLS);
-	put_le16(body + 4, 6);  // ProcessorLevel, a plausible family
-	put_le32(body + 8, 1);  // NumberProcessors
-	put_le64(body + STATE_OFFSET_BASE, KD_BASE_REBOOT);
-	body[STATE_OFFSET_UNLOAD] = 1;
-	queue_put(s, ITEM_NOTICE, KD_PACKET_STATE_CHANGE, body, sizeof(body));
-}
-
-// ---- To the guest ---------------------------------------------------------------------------------------
-
-static void packet_forget(struct session_packet *p)
-{
-	p->kd_type = 0;
+	packet_forget(&c->pending);
+	if (c->is_gone)
+		client_free(c);
+	else
+		client_pump(c);
 }
 
 // SwitchProcessor brings another report of the same stop: until then the old one is the best there is.
@@ -303,22 +163,48 @@ static bool ends_stop(uint16_t kd_type, const uint8_t *body)
 	return kd_type != KD_PACKET_MANIPULATE || (kd_api_resumes(api) && api != KD_API_SWITCH_PROCESSOR);
 }
 
-// What a client that resynchronises is told.
-static bool has_current_to_tell(const struct session *s)
+static void pending_fail(struct session_client *c)
 {
-	return s->current.kd_type && !s->is_current_answered;
+	const struct session_packet *p = &c->pending;
+
+	if (ends_stop(p->kd_type, p->body))
+		c->believes = 0;
+	else if (c->is_pending_wanted)
+		client_give_failure(c, p->body, KD_STATUS_UNSUCCESSFUL);
+	pending_end(c);
 }
+
+// The guest does not wait for any other type any more. want 0: for none.
+static void pending_keep(struct session *s, uint16_t want)
+{
+	struct session_client **at = &s->pending;
+
+	while (*at) {
+		struct session_client *c = *at;
+
+		if (c->pending.kd_type == want) {
+			at = &c->next_pending;
+		} else {
+			pending_unlink(s, at);
+			pending_fail(c);
+		}
+	}
+}
+
+// ---- To the guest ---------------------------------------------------------------------------------------
 
 static void current_forget(struct session *s)
 {
-	s->is_current_answered = false;
+	s->is_current_answered = s->is_announced = s->is_wait_doubtful = false;
 	packet_forget(&s->current);
-	s->is_current_told = false;
-	queue_drop(s, ITEM_CURRENT);
+	for (struct session_client *c = s->clients; c; c = c->next)
+		client_drop_questions(c);
+	pending_keep(s, 0);
 }
 
-// Hand `p` to the guest, which waits for its type. owner: the client's generation, 0 = the broker itself.
-static void deliver(struct session *s, uint16_t kd_type, uint16_t hdr_len, const uint8_t *body, uint32_t body_len, uint32_t owner)
+// Hand `p` to the guest, which waits for its type. by: whose request it is, NULL = the broker's own, or of a client that has left.
+static void deliver(struct session *s, uint16_t kd_type, uint16_t hdr_len, const uint8_t *body, uint32_t body_len, struct session_client *by,
+		    bool is_wanted)
 {
 	uint32_t api = get_le32(body);
 	bool resumes = kd_type != KD_PACKET_MANIPULATE || kd_api_resumes(api);
@@ -326,39 +212,80 @@ static void deliver(struct session *s, uint16_t kd_type, uint16_t hdr_len, const
 	s->guest_want = 0;
 	s->ops->guest_deliver(s->arg, kd_type, hdr_len, body, body_len, resumes);
 	if (kd_type == KD_PACKET_MANIPULATE && api == KD_API_REBOOT)
-		s->is_lost_announced = true;
+		s->reboot_by = by;
 	if (ends_stop(kd_type, body)) {
-		current_forget(s);
 		packet_forget(&s->asked);
-	} else if (body != s->asked.body) {
-		packet_set(&s->asked, kd_type, hdr_len, body, body_len);
-		s->asked_owner = owner;
-		s->asked_tries = 0;
+		current_forget(s);
+		return;
 	}
+	packet_set(&s->asked, kd_type, hdr_len, body, body_len);
+	s->asked_by = by;
+	s->is_asked_wanted = is_wanted;
+	s->is_asked_own = false;
+	s->asked_tries = 0;
 }
 
-// A request of the present client that the guest, waiting for one, need not be woken for.
-static bool answer(struct session *s, uint16_t kd_type, const uint8_t *body, uint32_t body_len)
+// A request that the guest, waiting for one, need not be woken for.
+static bool find_answer(struct session *s, uint16_t kd_type, const uint8_t *body, uint32_t body_len, const uint8_t **ret, uint32_t *ret_len)
 {
-	const uint8_t *reply;
-	uint32_t reply_len;
+	return kd_type == KD_PACKET_MANIPULATE && s->ops->answer && s->ops->answer(s->arg, body, body_len, ret, ret_len);
+}
 
-	if (kd_type != KD_PACKET_MANIPULATE || !s->ops->answer || !s->ops->answer(s->arg, body, body_len, &reply, &reply_len))
-		return false;
-	client_give(s, ITEM_REPLY, KD_PACKET_MANIPULATE, reply, reply_len);
-	return true;
+static void deliver_of(struct session_client *c, uint16_t kd_type, uint16_t hdr_len, const uint8_t *body, uint32_t body_len, bool is_wanted)
+{
+	if (ends_stop(kd_type, body))
+		c->believes = 0;
+	deliver(c->session, kd_type, hdr_len, body, body_len, c->is_gone ? NULL : c, is_wanted);
+}
+
+static void take_turn(struct session_client *c)
+{
+	struct session *s = c->session;
+	struct session_packet *p = &c->pending;
+	bool is_wanted = c->is_pending_wanted;
+	const uint8_t *reply = p->body;
+	uint32_t reply_len = p->body_len;
+
+	if (is_wanted && find_answer(s, p->kd_type, p->body, p->body_len, &reply, &reply_len)) {
+		client_give_reply(c, reply, reply_len);
+	} else if (p->kd_type == KD_PACKET_MANIPULATE &&
+		   breakpoints_ask(&s->breakpoints, &c->breakpoints, p->body, p->body_len) == BREAKPOINTS_ANSWER) {
+		if (is_wanted)
+			client_give_reply(c, p->body, p->body_len);
+	} else {
+		deliver_of(c, p->kd_type, p->hdr_len, p->body, p->body_len, is_wanted);
+	}
+	pending_end(c);
+}
+
+static bool may_take_turn(const struct session *s, uint16_t kd_type)
+{
+	return s->guest_want == kd_type && !s->asked.kd_type && !s->own.kd_type;
 }
 
 static void deliver_pending(struct session *s)
 {
-	struct session_packet *p = &s->pending;
+	while (s->pending && may_take_turn(s, s->pending->pending.kd_type)) {
+		struct session_client *c = s->pending;
 
-	if (!p->kd_type || s->guest_want != p->kd_type || s->asked.kd_type)
+		pending_unlink(s, &s->pending);
+		take_turn(c);
+	}
+}
+
+// ---- What the broker does by itself -------------------------------------------------------------------------------
+
+static void restore_orphan(struct session *s)
+{
+	uint8_t body[KD_MANIPULATE_SIZE] = { 0 };
+	uint32_t handle = current_want(s) == KD_PACKET_MANIPULATE ? breakpoints_next_orphan(&s->breakpoints) : 0;
+
+	if (!handle)
 		return;
-	if (s->pending_owner != s->client || !answer(s, p->kd_type, p->body, p->body_len))
-		deliver(s, p->kd_type, p->hdr_len, p->body, p->body_len, s->pending_owner);
-	packet_forget(p);
-	update_expected(s);
+	put_le32(body, KD_API_RESTORE_BREAKPOINT);
+	put_le16(body + MANIPULATE_OFFSET_PROCESSOR, get_le16(s->current.body + STATE_OFFSET_PROCESSOR));
+	put_le32(body + MANIPULATE_OFFSET_UNION, handle);
+	deliver(s, KD_PACKET_MANIPULATE, sizeof(body), body, sizeof(body), NULL, false);
 }
 
 static void continue_alone(struct session *s)
@@ -369,7 +296,7 @@ static void continue_alone(struct session *s)
 	put_le16(body + MANIPULATE_OFFSET_PROCESSOR, get_le16(s->current.body + STATE_OFFSET_PROCESSOR));
 	put_le32(body + MANIPULATE_OFFSET_UNION, KD_CONTINUE_HANDLED);
 	s->counters.continued++;
-	deliver(s, KD_PACKET_MANIPULATE, sizeof(body), body, sizeof(body), 0);
+	deliver(s, KD_PACKET_MANIPULATE, sizeof(body), body, sizeof(body), NULL, false);
 }
 
 // .kdfiles: a create gets "no such file", which makes the kernel load its own; the rest can only be left over from a client that
@@ -383,7 +310,7 @@ static void refuse_file_alone(struct session *s)
 	put_le32(body + FILE_OFFSET_STATUS, is_create ? KD_STATUS_NO_SUCH_FILE : KD_STATUS_UNSUCCESSFUL);
 	memset(body + FILE_OFFSET_STATUS + 4, 0, sizeof(body) - FILE_OFFSET_STATUS - 4);
 	s->counters.files_refused++;
-	deliver(s, KD_PACKET_FILE_IO, sizeof(body), body, sizeof(body), 0);
+	deliver(s, KD_PACKET_FILE_IO, sizeof(body), body, sizeof(body), NULL, false);
 }
 
 static void refuse_control_alone(struct session *s)
@@ -392,15 +319,15 @@ static void refuse_control_alone(struct session *s)
 
 	memcpy(body, s->current.body, sizeof(body));
 	put_le32(body + CONTROL_OFFSET_ANSWER, 0);
-	deliver(s, KD_PACKET_CONTROL_REQUEST, sizeof(body), body, sizeof(body), 0);
+	deliver(s, KD_PACKET_CONTROL_REQUEST, sizeof(body), body, sizeof(body), NULL, false);
 }
 
-// Without a client that listens: what must not stop a kernel is answered here; exceptions and prompts wait for a debugger.
+// Without a controller that listens: what must not stop a kernel is answered here; exceptions and prompts wait for a debugger.
 static void attend_alone(struct session *s)
 {
-	if ((s->has_client && !s->is_deaf) || s->pending.kd_type || s->asked.kd_type || !s->guest_want || s->guest_want != current_want(s))
+	if ((s->controller && !s->controller->is_deaf) || s->pending || s->asked.kd_type || !s->guest_want)
 		return;
-	if (is_load_event(&s->current))
+	if (is_at_load_event(s))
 		continue_alone(s);
 	else if (s->current.kd_type == KD_PACKET_FILE_IO)
 		refuse_file_alone(s);
@@ -408,8 +335,64 @@ static void attend_alone(struct session *s)
 		refuse_control_alone(s);
 }
 
-// The guest waits: give it what there is for it.
-static void settle(struct session *s)
+// ---- The broker's own questions -----------------------------------------------------------------------------------
+
+static void announce(struct session *s)
+{
+	s->is_announced = true;
+	for (struct session_client *c = s->clients; c; c = c->next)
+		if (c == s->controller || c->told != s->stop) // who observes and knows this report is not told it again
+			client_give_current(c);
+}
+
+// Have the next one ready, or tell the clients what they have been waiting for.
+static void own_next(struct session *s)
+{
+	uint32_t len = 0;
+
+	packet_forget(&s->own);
+	if (s->ops->own_request && current_want(s) == KD_PACKET_MANIPULATE)
+		len = s->ops->own_request(s->arg, s->own.body);
+	if (len >= KD_MANIPULATE_SIZE && len <= SESSION_BODY_MAX && session_right_for(get_le32(s->own.body)) == RIGHT_READ) {
+		s->own.kd_type = KD_PACKET_MANIPULATE;
+		s->own.hdr_len = KD_MANIPULATE_SIZE;
+		s->own.body_len = len;
+	} else {
+		announce(s);
+	}
+}
+
+static void own_answered(struct session *s, const uint8_t *body, uint32_t body_len)
+{
+	s->ops->own_reply(s->arg, body, body_len);
+	own_next(s);
+}
+
+static void own_ask(struct session *s)
+{
+	const uint8_t *reply;
+	uint32_t reply_len;
+
+	while (s->own.kd_type && s->guest_want == KD_PACKET_MANIPULATE && !s->asked.kd_type) {
+		if (find_answer(s, s->own.kd_type, s->own.body, s->own.body_len, &reply, &reply_len)) {
+			own_answered(s, reply, reply_len);
+			continue;
+		}
+		deliver(s, s->own.kd_type, s->own.hdr_len, s->own.body, s->own.body_len, NULL, false);
+		s->is_asked_own = true;
+	}
+}
+
+// The stop in which it was to be asked is over.
+static void own_forget(struct session *s)
+{
+	if (!s->own.kd_type)
+		return;
+	packet_forget(&s->own);
+	s->ops->own_reply(s->arg, NULL, 0);
+}
+
+void session_settle(struct session *s)
 {
 	if (!s->guest_want)
 		return;
@@ -422,11 +405,36 @@ static void settle(struct session *s)
 		}
 		return;
 	}
+	own_ask(s);
+	if (s->guest_want && !s->asked.kd_type)
+		restore_orphan(s);
 	deliver_pending(s);
 	attend_alone(s);
 }
 
 // ---- From the guest --------------------------------------------------------------------------------------
+
+// The reply to `asked`. body NULL: there will be none.
+static void asked_answered(struct session *s, const uint8_t *body, uint32_t body_len)
+{
+	uint8_t changed[SESSION_BODY_MAX];
+	struct session_client *c = s->asked_by;
+
+	if (body && is_breakpoint_api(get_le32(body))) {
+		memcpy(changed, body, body_len);
+		breakpoints_answer(&s->breakpoints, c ? &c->breakpoints : NULL, s->asked.body, s->asked.body_len, changed, body_len);
+		body = changed;
+	}
+	packet_forget(&s->asked);
+	if (s->is_asked_own)
+		own_answered(s, body, body_len);
+	else if (!c || !s->is_asked_wanted)
+		s->counters.replies_dropped++;
+	else if (body)
+		client_give_reply(c, body, body_len);
+	else
+		client_give_failure(c, s->asked.body, KD_STATUS_UNSUCCESSFUL);
+}
 
 // The guest waits again although a request that has an answer was not answered: it never took it. Give it again.
 static bool repeat_request(struct session *s)
@@ -437,43 +445,51 @@ static bool repeat_request(struct session *s)
 		return false;
 	if (s->asked_tries++ < SESSION_REDELIVER_MAX) {
 		s->counters.requests_repeated++;
-		deliver(s, p->kd_type, p->hdr_len, p->body, p->body_len, s->asked_owner);
+		s->guest_want = 0;
+		s->ops->guest_deliver(s->arg, p->kd_type, p->hdr_len, p->body, p->body_len, false);
 		return true;
 	}
-	if (s->asked_owner == s->client)
-		client_give_failure(s, p->body);
+	asked_answered(s, NULL, 0);
 	return false;
 }
 
+static bool knows_loss(const struct session *s, const struct session_client *c)
+{
+	return (s->farewell && c->told == s->farewell) || s->reboot_by == c;
+}
+
+// The kernel that the clients knew is gone.
 static void boot_lost(struct session *s)
 {
-	bool is_asking = s->has_client && s->asked.kd_type && s->asked_owner == s->client;
-
 	if (!s->has_boot)
 		return;
-	if (is_asking)
-		client_give_failure(s, s->asked.body);
-	if (s->has_client && s->pending.kd_type == KD_PACKET_MANIPULATE && s->pending_owner == s->client)
-		client_give_failure(s, s->pending.body);
+	if (s->asked.kd_type && s->asked_by && s->is_asked_wanted)
+		client_give_failure(s->asked_by, s->asked.body, KD_STATUS_UNSUCCESSFUL);
 	packet_forget(&s->asked);
-	packet_forget(&s->pending);
+	own_forget(s);
 	current_forget(s);
-	if (s->has_client) {
-		if (!s->is_lost_announced)
-			client_give_notice(s);
-		queue_put(s, ITEM_RESTART, 0, NULL, 0);
-	}
+	breakpoints_forget(&s->breakpoints);
+	for (struct session_client *c = s->clients; c; c = c->next)
+		client_give_loss(c, knows_loss(s, c));
 	s->has_boot = false;
-	s->is_lost_announced = false;
+	s->farewell = 0;
+	s->reboot_by = NULL;
 	s->last_seq = 0;
-	pump(s);
+}
+
+// Its wait is over or interrupted, and what comes next will tell whether it still is where it was.
+static void doubt_wait(struct session *s)
+{
+	s->guest_want = 0;
+	s->is_wait_doubtful = s->current.kd_type != 0;
+	s->is_doubt_timed = false;
 }
 
 void session_guest_registered(struct session *s)
 {
 	s->is_registered = true;
-	s->guest_want = 0;
 	s->is_resend_sent = false;
+	doubt_wait(s);
 	if (!s->has_boot) {
 		s->has_boot = true;
 		s->counters.boots++;
@@ -488,9 +504,9 @@ void session_guest_registered(struct session *s)
 void session_guest_gone(struct session *s, enum link_gone reason)
 {
 	s->is_registered = false;
-	s->guest_want = 0;
+	doubt_wait(s);
 	if (s->is_breakin_sent)
-		s->is_breakin_kept = s->has_client;
+		s->is_breakin_kept = s->breakin_by != NULL;
 	s->is_breakin_sent = false;
 	// The other reasons end the registration of a kernel that lives on and will register again.
 	if (reason == LINK_GONE_RESET || reason == LINK_GONE_SHUTDOWN)
@@ -509,16 +525,30 @@ static void history_put(struct session *s, const uint8_t *body, uint32_t body_le
 		buf_clear(&s->history); // no memory: no history, and nothing else suffers
 }
 
-void session_tell(struct session *s, const char *text)
+void session_history_before(struct session *s, const uint8_t *text, size_t len)
 {
-	uint8_t body[SESSION_BODY_MAX];
-	size_t len = strlen(text), max = sizeof(body) - KD_DEBUG_IO_SIZE;
-	struct kd_debug_io io = { .api = KD_DEBUG_IO_PRINT, .length = (uint32_t)(len < max ? len : max) };
+	size_t room = SESSION_HISTORY_MAX - s->history.len;
+	struct buf whole;
 
-	if (kd_debug_io_encode(&io, body, sizeof(body)) != KD_OK)
-		return; // a header that does not fit into a body: cannot be
-	memcpy(body + KD_DEBUG_IO_SIZE, text, io.length);
-	client_give(s, ITEM_PRINT, KD_PACKET_DEBUG_IO, body, KD_DEBUG_IO_SIZE + io.length);
+	for (struct session_client *c = s->clients; c; c = c->next)
+		client_give_history(c, text, len);
+	if (len > room) {
+		text += len - room;
+		len = room;
+	}
+	buf_init(&whole, SESSION_HISTORY_MAX);
+	if (buf_put(&whole, text, len) && (!s->history.len || buf_put(&whole, buf_data(&s->history), s->history.len))) {
+		buf_deinit(&s->history);
+		s->history = whole;
+	} else {
+		buf_deinit(&whole); // no memory: what is there stays
+	}
+}
+
+void session_tell_all(struct session *s, const char *text)
+{
+	for (struct session_client *c = s->clients; c; c = c->next)
+		session_tell(c, text);
 }
 
 static void take_print(struct session *s, uint16_t kd_type, const uint8_t *body, uint32_t body_len)
@@ -527,18 +557,14 @@ static void take_print(struct session *s, uint16_t kd_type, const uint8_t *body,
 		s->counters.prints++;
 		history_put(s, body, body_len);
 	}
-	client_give(s, ITEM_PRINT, kd_type, body, body_len);
+	for (struct session_client *c = s->clients; c; c = c->next)
+		client_give_print(c, kd_type, body, body_len);
 }
 
 static void take_reply(struct session *s, const uint8_t *body, uint32_t body_len)
 {
-	bool is_wanted = s->asked.kd_type && get_le32(body) == get_le32(s->asked.body);
-	bool has_reader = s->has_client && s->asked_owner == s->client;
-
-	if (is_wanted)
-		packet_forget(&s->asked);
-	if (is_wanted && has_reader)
-		client_give(s, ITEM_REPLY, KD_PACKET_MANIPULATE, body, body_len);
+	if (s->asked.kd_type && get_le32(body) == get_le32(s->asked.body))
+		asked_answered(s, body, body_len);
 	else
 		s->counters.replies_dropped++;
 }
@@ -546,27 +572,73 @@ static void take_reply(struct session *s, const uint8_t *body, uint32_t body_len
 // A break-in that meets a kernel stopped for another reason has done its work; module loads go on by themselves.
 static void breakin_meets_stop(struct session *s)
 {
-	if (!s->is_breakin_sent || s->current.kd_type != KD_PACKET_STATE_CHANGE || is_load_event(&s->current))
+	if (!s->is_breakin_sent || s->current.kd_type != KD_PACKET_STATE_CHANGE || is_at_load_event(s))
 		return;
 	s->is_breakin_sent = false;
 	s->ops->guest_breakin_cancel(s->arg);
 }
 
+// `current` is another report, which need not mean another stop.
+static void current_set(struct session *s, uint16_t kd_type, uint16_t hdr_len, const uint8_t *body, uint32_t body_len)
+{
+	bool is_same = s->current.kd_type == kd_type && s->current.body_len == body_len && memcmp(s->current.body, body, body_len) == 0;
+
+	// One that sits at the report before this one sees it in its place.
+	if (s->controller && s->current.kd_type && s->controller->told == s->stop)
+		s->controller->believes = 0;
+	if (!is_same && !++s->stop)
+		s->stop = 1;
+	packet_set(&s->current, kd_type, hdr_len, body, body_len);
+	s->is_current_answered = false;
+}
+
+// Another kind of report came in place of the reply, if there is one.
+static void asked_is_lost(struct session *s)
+{
+	if (s->asked.kd_type && s->is_asked_own)
+		own_forget(s);
+	else if (s->asked.kd_type && kd_api_has_reply(get_le32(s->asked.body)))
+		asked_answered(s, NULL, 0);
+	packet_forget(&s->asked);
+}
+
 static void take_stop(struct session *s, uint16_t kd_type, uint16_t hdr_len, const uint8_t *body, uint32_t body_len)
 {
-	bool is_repetition = s->asked.kd_type && kd_api_has_reply(get_le32(s->asked.body)) && s->is_current_told &&
-			     s->current.kd_type == kd_type;
+	// The guest repeats its report because it lost a request, or came back to its wait before it was given one: the client waits for the answer, or
+	// has gone on, and knows the report.
+	bool is_repetition = s->current.kd_type == kd_type &&
+			     (s->is_current_answered || (s->asked.kd_type && kd_api_has_reply(get_le32(s->asked.body))));
 
-	packet_set(&s->current, kd_type, hdr_len, body, body_len);
 	s->is_resend_sent = false;
-	s->is_current_answered = false;
-	s->is_lost_announced = is_farewell(&s->current);
-	breakin_meets_stop(s);
-	// The guest repeats its report because it lost a request: the client waits for the answer and knows the report.
-	if (is_repetition)
+	s->is_wait_doubtful = false;
+	if (is_repetition) {
+		breakin_meets_stop(s);
 		return;
-	packet_forget(&s->asked);
-	client_give_current(s);
+	}
+	current_set(s, kd_type, hdr_len, body, body_len);
+	s->farewell = is_farewell(s) ? s->stop : 0;
+	s->reboot_by = NULL;
+	breakin_meets_stop(s);
+	asked_is_lost(s);
+	pending_keep(s, current_want(s));
+	if (current_want(s) != KD_PACKET_MANIPULATE)
+		own_forget(s);
+	if (!s->own.kd_type)
+		own_next(s);
+}
+
+// Packets are numbered from 1 since the kernel started.
+static void take_seq(struct session *s, uint32_t seq)
+{
+	if (s->last_seq && (int32_t)(seq - s->last_seq) <= 0) {
+		boot_lost(s);
+		s->counters.reverts += seq != 1;
+		s->has_boot = seq != 1;
+		session_guest_registered(s);
+	}
+	if (seq == 1)
+		breakpoints_booted(&s->breakpoints);
+	s->last_seq = seq;
 }
 
 void session_guest_packet(struct session *s, uint32_t seq, uint16_t kd_type, uint16_t hdr_len, const uint8_t *body,
@@ -578,15 +650,10 @@ void session_guest_packet(struct session *s, uint32_t seq, uint16_t kd_type, uin
 		s->counters.guest_refused++;
 		return;
 	}
-	// Packets are numbered from 1 since the kernel started: it was restarted and nobody said so.
-	if (seq == 1 && s->last_seq > 1) {
-		boot_lost(s);
-		session_guest_registered(s);
-	}
-	s->last_seq = seq;
+	take_seq(s, seq);
 	if (kd_type == KD_PACKET_MANIPULATE)
 		take_reply(s, body, body_len);
-	else if (type_that_answers(kd_type, body))
+	else if (session_type_that_answers(kd_type, body))
 		take_stop(s, kd_type, hdr_len, body, body_len);
 	else
 		take_print(s, kd_type, body, body_len);
@@ -597,11 +664,12 @@ void session_guest_packet(struct session *s, uint32_t seq, uint16_t kd_type, uin
 void session_guest_waits(struct session *s, uint16_t kd_type)
 {
 	s->guest_want = kd_type;
+	s->is_wait_doubtful = false;
 	breakin_meets_stop(s); // asked for while it was on its way back to this wait
 	if (repeat_request(s))
 		return;
 	packet_forget(&s->asked); // it was one without an answer
-	settle(s);
+	session_settle(s);
 }
 
 void session_guest_breakin_taken(struct session *s)
@@ -609,112 +677,137 @@ void session_guest_breakin_taken(struct session *s)
 	s->is_breakin_sent = false;
 }
 
-// ---- From the client --------------------------------------------------------------------------------------
+// ---- From a client --------------------------------------------------------------------------------------
 
-void session_client_came(struct session *s)
+void session_client_left(struct session_client *c)
 {
-	s->has_client = true;
-	s->client++;
-	s->expected = 0;
-	s->is_current_told = false;
-	s->is_deaf = false;
-	s->is_greeting_due = true;
-	s->is_greeting_timed = false;
+	struct session *s = c->session;
+
+	c->is_gone = true;
+	c->is_pending_wanted = false;
+	client_clear(c);
+	breakpoints_client_left(&s->breakpoints, &c->breakpoints);
+	if (s->asked_by == c)
+		s->asked_by = NULL;
+	if (s->reboot_by == c)
+		s->reboot_by = NULL;
+	if (s->breakin_by == c) {
+		s->breakin_by = NULL;
+		s->is_breakin_kept = false;
+	}
+	control_left(c);
+	if (!c->pending.kd_type)
+		client_free(c);
+	session_settle(s);
 }
 
-void session_client_left(struct session *s)
+static bool is_stopped(const struct session *s)
 {
-	s->has_client = false;
-	s->is_greeting_due = false;
-	s->client++;
-	queue_clear(s);
-	s->is_in_flight = false;
-	s->is_notice_open = false;
-	s->is_breakin_kept = false;
-	s->is_current_told = false;
-	attend_alone(s);
+	return session_has_current(s) && current_want(s) == KD_PACKET_MANIPULATE;
 }
 
-static void close_notice(struct session *s)
+static bool may_control(const struct session_client *c)
 {
-	s->is_notice_open = false;
-	pump(s);
+	const struct session *s = c->session;
+
+	return !s->controller || s->controller == c;
 }
 
-// The kernel that the client talks to is gone: only Continue makes sense to it.
-static void answer_for_the_dead(struct session *s, const uint8_t *body)
+// For an API that is answered so by nobody else.
+static bool give_status(struct session_client *c, const uint8_t *request, uint32_t status)
 {
 	uint8_t reply[KD_MANIPULATE_SIZE];
 
-	if (kd_api_resumes(get_le32(body)))
-		close_notice(s);
-	else if (!s->is_in_flight && make_failure(body, reply))
-		client_send(s, ITEM_REPLY, KD_PACKET_MANIPULATE, reply, sizeof(reply)); // past the queue: that is the new boot's
+	memcpy(reply, request, sizeof(reply));
+	put_le32(reply + MANIPULATE_OFFSET_STATUS, status);
+	client_give_reply(c, reply, sizeof(reply));
+	return true;
 }
 
-void session_client_packet(struct session *s, uint16_t kd_type, const uint8_t *body, uint32_t body_len)
+// It gets a state change in place of a reply, if there is one to be had.
+static bool give_report(struct session_client *c, bool is_again)
 {
+	struct session *s = c->session;
+
+	c->believes = 0;
+	if (is_again && s->is_announced && session_has_current(s))
+		client_give_current(c);
+	client_pump(c);
+	return true;
+}
+
+// -> true: c may not have this of a guest, and was told so.
+static bool refuse_request(struct session_client *c, const uint8_t *body)
+{
+	struct session *s = c->session;
+	enum session_right right = session_right_for(get_le32(body));
+	bool is_present = c->told == s->stop && is_stopped(s), is_denied = right != RIGHT_READ && !may_control(c);
+
+	if (right == RIGHT_RESTORE && is_denied)
+		return give_status(c, body, KD_STATUS_SUCCESS);
+	if (right == RIGHT_CONTINUE)
+		return (is_denied || !is_present) && give_report(c, false);
+	s->counters.denied += is_denied;
+	if (right == RIGHT_SWITCH && is_denied)
+		return give_status(c, body, KD_STATUS_ACCESS_DENIED);
+	if (right == RIGHT_SWITCH || right == RIGHT_REPORT)
+		return (is_denied || !is_present) && give_report(c, is_stopped(s));
+	if (is_denied)
+		client_give_failure(c, body, KD_STATUS_ACCESS_DENIED);
+	else if (is_stopped(s) && (is_present || right != RIGHT_STOP))
+		return false;
+	else
+		client_give_failure(c, body, KD_STATUS_UNSUCCESSFUL);
+	return true;
+}
+
+// What is said to a guest that is gone, or goes on by itself, or by somebody who may not.
+static bool refuse(struct session_client *c, uint16_t kd_type, const uint8_t *body)
+{
+	struct session *s = c->session;
+
+	if (kd_type == KD_PACKET_MANIPULATE)
+		return refuse_request(c, body);
+	if (c->told == s->stop && session_has_current(s) && may_control(c))
+		return false;
+	client_goes_on(c);
+	return true;
+}
+
+static void accept(struct session_client *c, uint16_t kd_type, uint16_t hdr_len, const uint8_t *body, uint32_t body_len)
+{
+	struct session *s = c->session;
+	const uint8_t *reply;
+	uint32_t reply_len;
+
+	if (kd_type != KD_PACKET_MANIPULATE || session_right_for(get_le32(body)) != RIGHT_READ)
+		control_take_free(c);
+	if (s->pending || !may_take_turn(s, kd_type) || is_breakpoint_api(get_le32(body))) {
+		s->is_current_answered |= ends_stop(kd_type, body);
+		pend(c, kd_type, hdr_len, body, body_len);
+		deliver_pending(s);
+	} else if (find_answer(s, kd_type, body, body_len, &reply, &reply_len)) {
+		client_give_reply(c, reply, reply_len);
+	} else {
+		deliver_of(c, kd_type, hdr_len, body, body_len, true);
+	}
+	client_pump(c);
+}
+
+void session_client_packet(struct session_client *c, uint16_t kd_type, const uint8_t *body, uint32_t body_len)
+{
+	struct session *s = c->session;
 	uint32_t hdr_len = kd_header_size(kd_type);
 
 	s->counters.client_packets++;
 	s->counters.client_bytes += body_len;
-	if (!hdr_len || body_len < hdr_len || body_len > SESSION_BODY_MAX || s->pending.kd_type || kd_type != s->expected) {
+	c->is_deaf = false;
+	if (!hdr_len || body_len < hdr_len || body_len > SESSION_BODY_MAX || c->pending.kd_type || kd_type != c->expected)
 		s->counters.requests_refused++;
-	} else if (s->is_notice_open) {
-		answer_for_the_dead(s, body);
-	} else if (s->guest_want == kd_type && !s->asked.kd_type) {
-		if (!answer(s, kd_type, body, body_len))
-			deliver(s, kd_type, (uint16_t)hdr_len, body, body_len, s->client);
-		update_expected(s);
-	} else {
-		packet_set(&s->pending, kd_type, (uint16_t)hdr_len, body, body_len);
-		s->pending_owner = s->client;
-		s->is_current_answered = ends_stop(kd_type, body);
-		update_expected(s);
-	}
-}
-
-void session_client_sent(struct session *s)
-{
-	s->is_deaf = false;
-	s->is_in_flight = false;
-	pump(s);
-}
-
-void session_client_given_up(struct session *s)
-{
-	s->is_deaf = true;
-	s->is_in_flight = false;
-	s->is_notice_open = false;
-	attend_alone(s);
-	pump(s);
-}
-
-void session_client_reset(struct session *s)
-{
-	bool keeps_flight = s->is_in_flight && (s->in_flight_kind == ITEM_PRINT ||
-						(s->in_flight_kind == ITEM_CURRENT && s->is_current_told));
-
-	s->client++; // an answer that is still to come was for the time before
-	s->is_deaf = false;
-	s->is_greeting_due = false;
-	s->is_notice_open = false;
-	queue_drop(s, ITEM_REPLY);
-	queue_drop(s, ITEM_NOTICE);
-	if (s->is_in_flight && !keeps_flight) {
-		s->is_in_flight = false;
-		s->ops->client_cancel(s->arg);
-	}
-	if (has_current_to_tell(s) && !(keeps_flight && s->in_flight_kind == ITEM_CURRENT))
-		client_give_current(s);
-	else
-		pump(s);
-}
-
-void session_client_resend(struct session *s)
-{
-	if (has_current_to_tell(s) && !session_awaits_reply(s))
-		client_give_current(s);
+	else if (c->is_notice_open)
+		client_answer_for_the_dead(c, body);
+	else if (!refuse(c, kd_type, body))
+		accept(c, kd_type, (uint16_t)hdr_len, body, body_len);
 }
 
 // It has registered anew and not come back to its wait, so it may be one that runs: of a snapshot, which was loaded while another time of
@@ -724,71 +817,66 @@ static bool may_have_left_its_wait(const struct session *s)
 	return !s->guest_want && !s->asked.kd_type;
 }
 
-void session_client_breakin(struct session *s)
+void session_client_breakin(struct session_client *c)
 {
+	struct session *s = c->session;
+
 	s->counters.breakins++;
-	s->is_deaf = false;
+	c->is_deaf = false;
+	if (!may_control(c)) {
+		control_refuse_breakin(c);
+		return;
+	}
+	control_take_free(c);
 	if (!s->is_registered) {
 		s->is_breakin_kept = true;
-	} else if (!s->current.kd_type || is_load_event(&s->current) || may_have_left_its_wait(s)) {
+		s->breakin_by = c;
+	} else if (!s->current.kd_type || is_at_load_event(s) || may_have_left_its_wait(s)) {
 		s->is_breakin_sent = true;
+		s->breakin_by = c;
 		s->ops->guest_breakin(s->arg);
 	}
 }
 
-bool session_owes_client(const struct session *s)
+bool session_awaits_reply(const struct session_client *c)
 {
-	return s->has_client && !s->is_deaf && (s->queue || s->is_in_flight);
-}
+	const struct session *s = c->session;
 
-bool session_awaits_reply(const struct session *s)
-{
-	return s->has_client && s->asked.kd_type && s->asked_owner == s->client && kd_api_has_reply(get_le32(s->asked.body));
+	return s->asked.kd_type && s->asked_by == c && s->is_asked_wanted && kd_api_has_reply(get_le32(s->asked.body));
 }
 
 // ---- Time --------------------------------------------------------------------------------------------------
 
-static void greeting_timer(struct session *s, uint64_t now_ms)
+static void doubt_timer(struct session *s, uint64_t now_ms)
 {
-	if (!s->is_greeting_due)
+	if (!s->is_wait_doubtful)
 		return;
-	if (!s->is_greeting_timed) {
-		s->is_greeting_timed = true;
-		s->greeting_at_ms = now_ms + SESSION_GREETING_MS;
-	} else if (now_ms >= s->greeting_at_ms) {
-		s->is_greeting_due = false;
-		if (has_current_to_tell(s))
-			client_give_current(s);
-	}
-}
-
-static bool is_notice_read(const struct session *s)
-{
-	return s->is_notice_open && !s->is_in_flight;
-}
-
-static void notice_timer(struct session *s, uint64_t now_ms)
-{
-	if (!is_notice_read(s))
-		return;
-	if (!s->is_notice_timed) {
-		s->is_notice_timed = true;
-		s->notice_until_ms = now_ms + SESSION_NOTICE_MS;
-	} else if (now_ms >= s->notice_until_ms) {
-		close_notice(s);
+	if (!s->is_doubt_timed) {
+		s->is_doubt_timed = true;
+		s->doubt_until_ms = now_ms + SESSION_RETURN_MS;
+	} else if (now_ms >= s->doubt_until_ms) {
+		s->is_wait_doubtful = false;
+		s->counters.reverts++;
+		boot_lost(s);
+		s->has_boot = s->is_registered;
 	}
 }
 
 void session_timer(struct session *s, uint64_t now_ms)
 {
-	greeting_timer(s, now_ms);
-	notice_timer(s, now_ms);
+	doubt_timer(s, now_ms);
+	for (struct session_client *c = s->clients; c; c = c->next)
+		client_timer(c, now_ms);
 }
 
 uint64_t session_deadline(const struct session *s)
 {
-	uint64_t greeting = !s->is_greeting_due ? UINT64_MAX : s->is_greeting_timed ? s->greeting_at_ms : 0;
-	uint64_t notice = !is_notice_read(s) ? UINT64_MAX : s->is_notice_timed ? s->notice_until_ms : 0;
+	uint64_t first = !s->is_wait_doubtful ? UINT64_MAX : s->is_doubt_timed ? s->doubt_until_ms : 0;
 
-	return greeting < notice ? greeting : notice;
+	for (const struct session_client *c = s->clients; c; c = c->next) {
+		uint64_t deadline = client_deadline(c);
+
+		first = deadline < first ? deadline : first;
+	}
+	return first;
 }

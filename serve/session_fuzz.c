@@ -1,21 +1,34 @@
 // SPDX-License-Identifier: MIT
-// A hostile debugger and a hostile guest on one session, through real KDCOM framing: the bytes of the input decide who does what.
-// Besides memory errors it looks for broken promises: two packets in flight, memory without bound, a request given twice at once.
+// Hostile debuggers and a hostile guest on one session, through real KDCOM framing: the bytes of the input decide who does what.
+// Besides memory errors it looks for broken promises: two packets in flight, memory without bound, a request given twice at once, a word to a client that
+// has left, a request that waits though the guest does, or for a stop that is over.
 #include <stdlib.h>
 #include <string.h>
 
-#include "serve/session.h"
-#include "wire/kdapi.h"
+#include "serve/session_private.h"
 #include "wire/kdcom.h"
+#include "wire/le.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
+#define CLIENTS 4u
+
+struct world;
+
+struct debugger {
+	struct world *world;
+	struct session_client *client; // NULL = not there
+	struct kdcom kdcom;
+};
+
 struct world {
 	struct session session;
-	struct kdcom kdcom;
+	struct debugger debuggers[CLIENTS];
 	uint64_t now;
 	uint32_t seq;
 	unsigned outstanding; // requests the guest was given and has not answered or come back from
+	unsigned own_questions;
+	bool is_own_asked;
 };
 
 static void require(bool truth)
@@ -28,8 +41,8 @@ static void op_deliver(void *arg, uint16_t type, uint16_t hdr_len, const uint8_t
 {
 	struct world *w = arg;
 
-	(void)body;
 	(void)resumes;
+	(void)body;
 	require(hdr_len && hdr_len == kd_header_size(type) && hdr_len <= len && len <= SESSION_BODY_MAX);
 	require(w->outstanding == 0); // the guest waits before it is given anything
 	w->outstanding++;
@@ -56,91 +69,137 @@ static bool op_answer(void *arg, const uint8_t *body, uint32_t len, const uint8_
 	return true;
 }
 
-static void op_send(void *arg, uint16_t type, const uint8_t *body, uint32_t len, bool is_droppable)
+static uint32_t op_own_request(void *arg, uint8_t *body)
 {
 	struct world *w = arg;
+
+	require(!w->is_own_asked);
+	if (!w->own_questions)
+		return 0;
+	w->own_questions--;
+	w->is_own_asked = true;
+	memset(body, (int)w->own_questions, KD_MANIPULATE_SIZE);
+	put_le32(body, w->own_questions % 3 ? KD_API_READ_VIRTUAL : KD_API_GET_VERSION);
+	return KD_MANIPULATE_SIZE + w->own_questions % 2;
+}
+
+static void op_own_reply(void *arg, const uint8_t *body, uint32_t len)
+{
+	struct world *w = arg;
+
+	require(w->is_own_asked);
+	require(len == 0 || len >= KD_MANIPULATE_SIZE);
+	w->is_own_asked = false;
+	session_history_before(&w->session, body, len);
+}
+
+static void op_send(void *closure, uint16_t type, const uint8_t *body, uint32_t len, bool is_droppable)
+{
+	struct debugger *d = closure;
 	uint32_t hdr_len = kd_header_size(type);
 
-	require(!kdcom_is_sending(&w->kdcom));
+	require(d->client != NULL);
+	require(!kdcom_is_sending(&d->kdcom));
 	require(hdr_len && hdr_len <= len);
-	if (kdcom_send(&w->kdcom, type, body, hdr_len, body + hdr_len, len - hdr_len, is_droppable ? KDCOM_SEND_DROPPABLE : 0))
+	if (kdcom_send(&d->kdcom, type, body, hdr_len, body + hdr_len, len - hdr_len, is_droppable ? KDCOM_SEND_DROPPABLE : 0))
 		abort(); // output is emptied after every step
 }
 
-static void op_expect(void *arg, uint16_t type)
+static void op_expect(void *closure, uint16_t type)
 {
-	kdcom_expect(&((struct world *)arg)->kdcom, type);
+	struct debugger *d = closure;
+
+	require(d->client != NULL);
+	kdcom_expect(&d->kdcom, type);
 }
 
-static void op_restart(void *arg)
+static void op_restart(void *closure)
 {
-	kdcom_restart(&((struct world *)arg)->kdcom);
+	struct debugger *d = closure;
+
+	require(d->client != NULL);
+	kdcom_restart(&d->kdcom);
 }
 
-static void op_cancel(void *arg)
+static void op_cancel(void *closure)
 {
-	kdcom_cancel(&((struct world *)arg)->kdcom);
+	struct debugger *d = closure;
+
+	require(d->client != NULL);
+	kdcom_cancel(&d->kdcom);
 }
 
 static const struct session_ops ops = {
-	op_deliver, op_nothing, op_nothing, op_nothing, op_answer, op_send, op_expect, op_restart, op_cancel,
+	.guest_deliver = op_deliver,
+	.guest_breakin = op_nothing,
+	.guest_breakin_cancel = op_nothing,
+	.guest_resend = op_nothing,
+	.answer = op_answer,
+	.own_request = op_own_request,
+	.own_reply = op_own_reply,
+	.client_send = op_send,
+	.client_expect = op_expect,
+	.client_restart = op_restart,
+	.client_cancel = op_cancel,
 };
 
-static void handle(struct world *w, const struct kdcom_event *ev)
+static void handle(struct debugger *d, const struct kdcom_event *ev)
 {
 	switch (ev->kind) {
 	case KDCOM_EV_PACKET:
 		if (ev->is_lost)
-			session_client_sent(&w->session);
-		session_client_packet(&w->session, ev->type, ev->body, ev->body_len);
+			session_client_sent(d->client);
+		session_client_packet(d->client, ev->type, ev->body, ev->body_len);
 		break;
 	case KDCOM_EV_SENT:
-		session_client_sent(&w->session);
+		session_client_sent(d->client);
 		break;
 	case KDCOM_EV_GIVEN_UP:
-		session_client_given_up(&w->session);
+		session_client_given_up(d->client);
 		break;
 	case KDCOM_EV_RESET:
-		session_client_reset(&w->session);
+		session_client_reset(d->client);
 		break;
 	case KDCOM_EV_RESEND_REQUEST:
-		session_client_resend(&w->session);
+		session_client_resend(d->client);
 		break;
 	case KDCOM_EV_BREAKIN:
-		session_client_breakin(&w->session);
+		session_client_breakin(d->client);
 		break;
 	default:
 		break;
 	}
 }
 
-static void empty_output(struct world *w)
+static void empty_outputs(struct world *w)
 {
-	const uint8_t *bytes;
-	size_t len;
+	for (unsigned i = 0; i < CLIENTS; i++) {
+		const uint8_t *bytes;
+		size_t len;
 
-	kdcom_output(&w->kdcom, &bytes, &len);
-	kdcom_output_consume(&w->kdcom, len);
+		kdcom_output(&w->debuggers[i].kdcom, &bytes, &len);
+		kdcom_output_consume(&w->debuggers[i].kdcom, len);
+	}
 }
 
-static void client_bytes(struct world *w, const uint8_t *bytes, size_t len)
+static void client_bytes(struct debugger *d, const uint8_t *bytes, size_t len)
 {
 	struct kdcom_event ev;
 	size_t used;
 
-	if (!w->session.has_client)
+	if (!d->client)
 		return;
 	do {
-		kdcom_feed(&w->kdcom, bytes, len, &used, &ev);
+		kdcom_feed(&d->kdcom, bytes, len, &used, &ev);
 		bytes += used;
 		len -= used;
-		handle(w, &ev);
-		empty_output(w);
+		handle(d, &ev);
+		empty_outputs(d->world);
 	} while (ev.kind != KDCOM_EV_NONE);
 }
 
 // A well-framed packet, so that the fuzzer need not find checksums.
-static void client_frame(struct world *w, uint16_t type, const uint8_t *body, uint32_t len)
+static void client_frame(struct debugger *d, uint16_t type, const uint8_t *body, uint32_t len)
 {
 	static struct kdcom debugger;
 	uint32_t hdr_len = kd_header_size(type);
@@ -150,20 +209,30 @@ static void client_frame(struct world *w, uint16_t type, const uint8_t *body, ui
 	if (!hdr_len || len < hdr_len)
 		return;
 	kdcom_init(&debugger, KDCOM_DEBUGGER);
-	debugger.next_id = w->kdcom.expected_id;
+	debugger.next_id = d->kdcom.expected_id;
 	if (kdcom_send(&debugger, type, body, hdr_len, body + hdr_len, len - hdr_len, 0) != KDCOM_OK)
 		abort();
 	kdcom_output(&debugger, &bytes, &count);
-	client_bytes(w, bytes, count);
+	client_bytes(d, bytes, count);
 }
 
-static void client_ack(struct world *w)
+static void client_ack(struct debugger *d)
 {
 	uint8_t frame[KDCOM_HEAD] = { 0x69, 0x69, 0x69, 0x69, KDCOM_ACK };
-	uint32_t id = w->kdcom.next_id & ~KDCOM_ID_SYNC;
+	uint32_t id = d->kdcom.next_id & ~KDCOM_ID_SYNC;
 
 	memcpy(frame + 8, &id, 4);
-	client_bytes(w, frame, sizeof(frame));
+	client_bytes(d, frame, sizeof(frame));
+}
+
+// What it asks has an API number that exists, and is of what it was told to ask.
+static void client_request(struct debugger *d, uint8_t how, uint8_t *body, uint32_t len)
+{
+	uint16_t type = d->kdcom.want ? d->kdcom.want : KD_PACKET_MANIPULATE;
+
+	if (type == KD_PACKET_MANIPULATE)
+		put_le32(body, KD_API_READ_VIRTUAL + how % 0x31u);
+	client_frame(d, type, body, kd_header_size(type) + len % 64);
 }
 
 static void guest_packet(struct world *w, uint16_t type, const uint8_t *body, uint32_t len, uint16_t waits)
@@ -173,49 +242,116 @@ static void guest_packet(struct world *w, uint16_t type, const uint8_t *body, ui
 	session_guest_packet(&w->session, ++w->seq, type, (uint16_t)kd_header_size(type), body, len, waits);
 }
 
+// The answer to what it was asked, or a report, as a kernel would send them.
+static void guest_does(struct world *w, uint8_t how, uint8_t *body, uint32_t len)
+{
+	const struct session *s = &w->session;
+
+	if (s->asked.kd_type) {
+		put_le32(body, get_le32(s->asked.body));
+		guest_packet(w, KD_PACKET_MANIPULATE, body, KD_MANIPULATE_SIZE + len % 16, KD_PACKET_MANIPULATE);
+	} else if (how & 1) {
+		put_le32(body, how & 2 ? KD_STATE_LOAD_SYMBOLS : KD_STATE_EXCEPTION);
+		guest_packet(w, KD_PACKET_STATE_CHANGE, body, KD_STATE_CHANGE_SIZE + len % 16, KD_PACKET_MANIPULATE);
+	} else {
+		put_le32(body, how & 2 ? KD_DEBUG_IO_PRINT : KD_DEBUG_IO_PROMPT);
+		guest_packet(w, KD_PACKET_DEBUG_IO, body, KD_DEBUG_IO_SIZE + len % 64, how & 2 ? 0 : KD_PACKET_DEBUG_IO);
+	}
+}
+
 static void turn(struct world *w, uint32_t ms)
 {
-	struct kdcom_event ev;
-
 	w->now += ms;
 	session_timer(&w->session, w->now);
-	kdcom_timer(&w->kdcom, w->now, &ev);
-	handle(w, &ev);
-	empty_output(w);
+	for (unsigned i = 0; i < CLIENTS; i++) {
+		struct debugger *d = &w->debuggers[i];
+		struct kdcom_event ev;
+
+		if (!d->client)
+			continue;
+		kdcom_timer(&d->kdcom, w->now, &ev);
+		handle(d, &ev);
+	}
+	empty_outputs(w);
+}
+
+static void come(struct debugger *d)
+{
+	if (d->client)
+		return;
+	kdcom_init(&d->kdcom, KDCOM_TARGET);
+	d->client = session_client_came(&d->world->session, d);
+	require(d->client || d->world->session.client_count == SESSION_CLIENTS_MAX);
+}
+
+static void leave(struct debugger *d)
+{
+	struct session_client *c = d->client;
+
+	d->client = NULL;
+	if (c)
+		session_client_left(c);
+}
+
+static void control(struct debugger *d, uint8_t how)
+{
+	struct session *s = &d->world->session;
+
+	if (how & 1)
+		session_control_give(s, how & 2 ? d->client : NULL);
+	else if (d->client)
+		require(session_control_take(d->client, how & 2) == SESSION_CONTROL_HELD || session_controller(s) == d->client);
 }
 
 static void step(struct world *w, uint8_t what, uint8_t how, const uint8_t *bytes, uint32_t len)
 {
 	static const uint16_t types[] = { 1, 2, 3, 7, 9, 10, 11, 99 }, waits[] = { 0, 2, 3, 11 };
+	struct debugger *d = &w->debuggers[what >> 5 & (CLIENTS - 1)];
 	uint8_t body[KD_STATE_CHANGE_SIZE + 256] = { 0 };
 	uint16_t type = types[how & 7];
 
 	memcpy(body, bytes, len);
-	switch (what % 13) {
-	case 0: client_bytes(w, bytes, len); break;
-	case 1: client_frame(w, type, body, kd_header_size(type) + len % 64); break;
-	case 2: client_ack(w); break;
+	switch (what & 31) {
+	case 0: client_bytes(d, bytes, len); break;
+	case 1: client_frame(d, type, body, kd_header_size(type) + len % 64); break;
+	case 2: client_ack(d); break;
 	case 3: guest_packet(w, type, body, kd_header_size(type) + len % 16, waits[how >> 3 & 3]); break;
 	case 4: guest_packet(w, type, bytes, len, waits[how >> 3 & 3]); break;
 	case 5: w->outstanding = 0; session_guest_waits(&w->session, waits[1 + how % 3]); break;
 	case 6: w->outstanding = 0; session_guest_gone(&w->session, 1 + how % 5); break;
 	case 7: session_guest_registered(&w->session); break;
 	case 8: session_guest_breakin_taken(&w->session); break;
-	case 9:
-		if (w->session.has_client)
-			session_client_left(&w->session);
-		break;
-	case 10:
-		if (!w->session.has_client) {
-			kdcom_init(&w->kdcom, KDCOM_TARGET);
-			session_client_came(&w->session);
-		}
-		break;
+	case 9: leave(d); break;
+	case 10: come(d); break;
 	case 11: turn(w, how * 16u); break;
-	default: w->seq = how & 1 ? 0 : w->seq; break;
+	case 12: w->seq = how & 1 ? 0 : w->seq / 2; break;
+	case 13: control(d, how); break;
+	case 14: w->own_questions = how & 7; break;
+	case 15: client_bytes(d, (const uint8_t *)"iiii\6\0\0\0\0\0\0\0\0\0\0\0", KDCOM_HEAD); break;
+	case 16: session_tell_all(&w->session, "a line\n"); break;
+	case 17: case 18: case 19: case 20: guest_does(w, how, body, len); break;
+	default: client_request(d, how, body, len); break;
 	}
-	if (w->session.has_client)
-		turn(w, 0);
+	empty_outputs(w);
+	turn(w, 0);
+}
+
+static void check(const struct world *w)
+{
+	const struct session *s = &w->session;
+	unsigned count = 0;
+
+	for (const struct session_client *c = s->clients; c; c = c->next) {
+		require(c->queue_len <= SESSION_QUEUE_MAX + 4 * SESSION_BODY_MAX);
+		require(c->is_gone <= (c->pending.kd_type != 0));
+		// Neither one's request waits while the guest does, nor longer than there is a stop.
+		require(!c->pending.kd_type || s->asked.kd_type || s->own.kd_type || s->guest_want != c->pending.kd_type);
+		require(!c->pending.kd_type || s->current.kd_type);
+		count++;
+	}
+	require(count == s->client_count && count <= SESSION_CLIENTS_MAX);
+	require(!s->controller || !s->controller->is_gone);
+	require(s->history.len <= SESSION_HISTORY_MAX);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -224,8 +360,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
 	if (!w)
 		return 0;
-	kdcom_init(&w->kdcom, KDCOM_TARGET);
 	session_init(&w->session, &ops, w);
+	for (unsigned i = 0; i < CLIENTS; i++)
+		w->debuggers[i].world = w;
 	while (size >= 3) {
 		uint32_t len = data[2];
 
@@ -234,9 +371,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		step(w, data[0], data[1], data + 3, len);
 		data += 3 + len;
 		size -= 3 + len;
-		require(w->session.queue_len <= SESSION_QUEUE_MAX + 4 * SESSION_BODY_MAX);
-		require(w->session.history.len <= SESSION_HISTORY_MAX);
+		check(w);
 	}
+	for (unsigned i = 0; i < CLIENTS; i++)
+		leave(&w->debuggers[i]);
 	session_deinit(&w->session);
 	free(w);
 	return 0;

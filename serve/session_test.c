@@ -1,244 +1,14 @@
 // SPDX-License-Identifier: MIT
-// Conversations with the session as scripts: each step is an event, and the actions it must cause, as one line of text.
-//
-// Actions: deliver(TYPE api) '+' when it resumes; breakin; cancel; resend; send(TYPE first-u32); expect(TYPE); restart; forget;
-// look(api): RAM is asked first.
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <cmocka.h>
+// One debugger, which has control, and one guest.
+#include "serve/session_bench.h"
 
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-
-#include "serve/session.h"
-#include "wire/kdapi.h"
-#include "wire/le.h"
-
-static struct session s;
-static char log_text[4096];
-static uint8_t last_body[SESSION_BODY_MAX];
-static uint32_t last_len, guest_seq;
-
-__attribute__((format(printf, 1, 2))) static void note(const char *format, ...)
-{
-	size_t len = strlen(log_text);
-	va_list ap;
-
-	va_start(ap, format);
-	vsnprintf(log_text + len, sizeof(log_text) - len, format, ap);
-	va_end(ap);
-}
-
-static void keep(const uint8_t *body, uint32_t len)
-{
-	memcpy(last_body, body, len);
-	last_len = len;
-}
-
-static void op_deliver(void *arg, uint16_t type, uint16_t hdr_len, const uint8_t *body, uint32_t len, bool resumes)
-{
-	(void)arg;
-	assert_int_equal(hdr_len, kd_header_size(type));
-	note("deliver(%u %04x)%s ", type, get_le32(body), resumes ? "+" : "");
-	keep(body, len);
-}
-
-static void op_breakin(void *arg)
-{
-	(void)arg;
-	note("breakin ");
-}
-
-static void op_cancel_breakin(void *arg)
-{
-	(void)arg;
-	note("cancel ");
-}
-
-static void op_resend(void *arg)
-{
-	(void)arg;
-	note("resend ");
-}
-
-static bool is_flying;
-
-static void op_send(void *arg, uint16_t type, const uint8_t *body, uint32_t len, bool is_droppable)
-{
-	(void)arg;
-	assert_false(is_flying); // one packet at a time is all that KDCOM can do
-	is_flying = true;
-	note("send(%u %04x%s) ", type, get_le32(body), is_droppable ? " droppable" : "");
-	keep(body, len);
-}
-
-static void op_expect(void *arg, uint16_t type)
-{
-	(void)arg;
-	note("expect(%u) ", type);
-}
-
-static void op_restart(void *arg)
-{
-	(void)arg;
-	assert_false(is_flying);
-	note("restart ");
-}
-
-static void op_forget(void *arg)
-{
-	(void)arg;
-	is_flying = false;
-	note("forget ");
-}
-
-static uint32_t ram_knows; // this request can be answered without the guest
-
-static bool op_answer(void *arg, const uint8_t *body, uint32_t len, const uint8_t **ret, uint32_t *ret_len)
-{
-	static const uint8_t reply[] = "\x30\x31\0\0the very bytes that RAM has, and nothing of the request";
-
-	(void)arg;
-	assert_true(len >= KD_MANIPULATE_SIZE);
-	if (!ram_knows)
-		return false; // as everywhere else in these tests
-	note("look(%04x) ", get_le32(body));
-	*ret = reply;
-	*ret_len = sizeof(reply);
-	return get_le32(body) == ram_knows;
-}
-
-static const struct session_ops ops = {
-	op_deliver, op_breakin, op_cancel_breakin, op_resend, op_answer, op_send, op_expect, op_restart, op_forget,
-};
-
-// What was done since the last look.
-static void did(const char *expected)
-{
-	size_t len = strlen(log_text);
-
-	if (len)
-		log_text[len - 1] = 0;
-	assert_string_equal(log_text, expected);
-	log_text[0] = 0;
-}
-
-static int setup(void **state)
-{
-	(void)state;
-	session_init(&s, &ops, NULL);
-	log_text[0] = 0;
-	guest_seq = 0;
-	is_flying = false;
-	ram_knows = 0;
-	return 0;
-}
-
-static int teardown(void **state)
-{
-	(void)state;
-	session_deinit(&s);
-	return 0;
-}
-
-// ---- Events in short --------------------------------------------------------------------------------------
-
-static void guest_packet(uint16_t type, const uint8_t *body, uint32_t len, uint16_t waits)
-{
-	session_guest_packet(&s, ++guest_seq, type, (uint16_t)kd_header_size(type), body, len, waits);
-}
-
-static void guest_state(uint32_t new_state, bool unload, uint64_t base, uint16_t waits)
-{
-	uint8_t body[KD_STATE_CHANGE_SIZE + 4] = { 0 };
-
-	put_le32(body, new_state);
-	put_le16(body + 6, 1); // processor
-	put_le64(body + 0x28, base);
-	body[0x40] = unload;
-	guest_packet(KD_PACKET_STATE_CHANGE, body, sizeof(body), waits);
-}
-
-static void guest_stops(void)
-{
-	guest_state(KD_STATE_EXCEPTION, false, 0, KD_PACKET_MANIPULATE);
-}
-
-static void guest_loads(void)
-{
-	guest_state(KD_STATE_LOAD_SYMBOLS, false, 0xFFFFF80000000000u, KD_PACKET_MANIPULATE);
-}
-
-static void guest_prints(const char *text)
-{
-	uint8_t body[KD_DEBUG_IO_SIZE + 64] = { 0 };
-	uint32_t len = (uint32_t)strlen(text);
-
-	put_le32(body, KD_DEBUG_IO_PRINT);
-	put_le32(body + 8, len);
-	memcpy(body + KD_DEBUG_IO_SIZE, text, len);
-	guest_packet(KD_PACKET_DEBUG_IO, body, KD_DEBUG_IO_SIZE + len, 0);
-}
-
-static void guest_asks(uint16_t type, uint32_t api)
-{
-	uint8_t body[KD_FILE_IO_SIZE + 8] = { 0 };
-
-	put_le32(body, api);
-	guest_packet(type, body, kd_header_size(type) + 8, type);
-}
-
-static void guest_replies(uint32_t api)
-{
-	uint8_t body[KD_MANIPULATE_SIZE] = { 0 };
-
-	put_le32(body, api);
-	guest_packet(KD_PACKET_MANIPULATE, body, sizeof(body), KD_PACKET_MANIPULATE);
-}
-
-static void client_asks(uint32_t api)
-{
-	uint8_t body[KD_MANIPULATE_SIZE] = { 0 };
-
-	put_le32(body, api);
-	session_client_packet(&s, KD_PACKET_MANIPULATE, body, sizeof(body));
-}
-
-static void client_acks(void)
-{
-	assert_true(is_flying);
-	is_flying = false;
-	session_client_sent(&s);
-}
-
-// A debugger as they all do it: RESET first.
-static void client_comes(void)
-{
-	session_client_came(&s);
-	session_client_reset(&s);
-}
-
-static void boot(void)
-{
-	guest_seq = 0;
-	session_guest_registered(&s);
-}
-
-static void boot_and_stop(void)
-{
-	boot();
-	guest_stops();
-	log_text[0] = 0;
-}
 
 static void stopped_with_client(void)
 {
 	boot_and_stop();
-	client_comes();
-	client_acks();
+	client_comes(0);
+	client_acks(0);
 	did("send(7 3030) expect(2)");
 }
 
@@ -318,9 +88,9 @@ static void test_client_comes_to_a_stopped_guest(void **state)
 {
 	(void)state;
 	boot_and_stop();
-	session_client_came(&s);
+	client_appears(0);
 	did(""); // not across its RESET
-	session_client_reset(&s);
+	session_client_reset(clients[0].c);
 	did("send(7 3030) expect(2)");
 }
 
@@ -328,7 +98,7 @@ static void test_client_without_reset_is_greeted_after_a_while(void **state)
 {
 	(void)state;
 	boot_and_stop();
-	session_client_came(&s);
+	client_appears(0);
 	assert_int_equal(session_deadline(&s), 0);
 	session_timer(&s, 1000);
 	assert_int_equal(session_deadline(&s), 1000 + SESSION_GREETING_MS);
@@ -343,11 +113,11 @@ static void test_client_comes_to_a_running_guest(void **state)
 {
 	(void)state;
 	boot();
-	client_comes();
+	client_comes(0);
 	session_timer(&s, 1);
 	session_timer(&s, 10000);
 	did("");
-	session_client_breakin(&s);
+	session_client_breakin(clients[0].c);
 	did("breakin");
 	guest_stops();
 	did("cancel send(7 3030) expect(2)"); // nobody said that it was taken
@@ -357,8 +127,8 @@ static void test_breakin_taken_is_not_cancelled(void **state)
 {
 	(void)state;
 	boot();
-	client_comes();
-	session_client_breakin(&s);
+	client_comes(0);
+	session_client_breakin(clients[0].c);
 	session_guest_breakin_taken(&s);
 	guest_stops();
 	did("breakin send(7 3030) expect(2)");
@@ -368,8 +138,8 @@ static void test_breakin_outlives_module_loads(void **state)
 {
 	(void)state;
 	boot();
-	client_comes();
-	session_client_breakin(&s);
+	client_comes(0);
+	session_client_breakin(clients[0].c);
 	guest_loads();
 	did("breakin send(7 3031 droppable) expect(2)");
 }
@@ -378,7 +148,7 @@ static void test_breakin_while_stopped_is_nothing(void **state)
 {
 	(void)state;
 	stopped_with_client();
-	session_client_breakin(&s);
+	session_client_breakin(clients[0].c);
 	did("");
 }
 
@@ -388,7 +158,7 @@ static void test_breakin_reaches_a_guest_that_left_its_wait(void **state)
 	(void)state;
 	stopped_with_client();
 	session_guest_registered(&s);
-	session_client_breakin(&s);
+	session_client_breakin(clients[0].c);
 	did("breakin");
 	guest_stops();
 	did("cancel send(7 3030)");
@@ -399,7 +169,7 @@ static void test_breakin_is_taken_back_when_the_guest_comes_back_to_its_wait(voi
 	(void)state;
 	stopped_with_client();
 	session_guest_registered(&s);
-	session_client_breakin(&s);
+	session_client_breakin(clients[0].c);
 	did("breakin");
 	session_guest_waits(&s, KD_PACKET_MANIPULATE);
 	did("cancel");
@@ -408,8 +178,8 @@ static void test_breakin_is_taken_back_when_the_guest_comes_back_to_its_wait(voi
 static void test_breakin_waits_for_a_guest(void **state)
 {
 	(void)state;
-	client_comes();
-	session_client_breakin(&s);
+	client_comes(0);
+	session_client_breakin(clients[0].c);
 	did("");
 	boot();
 	did("breakin");
@@ -418,9 +188,9 @@ static void test_breakin_waits_for_a_guest(void **state)
 static void test_breakin_of_a_client_that_left_is_forgotten_without_guest(void **state)
 {
 	(void)state;
-	client_comes();
-	session_client_breakin(&s);
-	session_client_left(&s);
+	client_comes(0);
+	session_client_breakin(clients[0].c);
+	client_leaves(0);
 	boot();
 	did("");
 }
@@ -429,19 +199,19 @@ static void test_request_and_reply(void **state)
 {
 	(void)state;
 	stopped_with_client();
-	client_asks(KD_API_READ_VIRTUAL);
+	client_asks(0, KD_API_READ_VIRTUAL);
 	did("deliver(2 3130)");
-	assert_true(session_awaits_reply(&s));
+	assert_true(session_awaits_reply(clients[0].c));
 	guest_replies(KD_API_READ_VIRTUAL);
 	did("send(2 3130)");
-	assert_false(session_awaits_reply(&s));
+	assert_false(session_awaits_reply(clients[0].c));
 }
 
 static void test_continue_runs(void **state)
 {
 	(void)state;
 	stopped_with_client();
-	client_asks(KD_API_CONTINUE2);
+	client_asks(0, KD_API_CONTINUE2);
 	did("deliver(2 313c)+ expect(0)");
 	assert_int_equal(session_state(&s), SESSION_RUNNING);
 	guest_prints("x");
@@ -452,10 +222,10 @@ static void test_request_waits_for_the_guest(void **state)
 {
 	(void)state;
 	boot();
-	client_comes();
+	client_comes(0);
 	guest_state(KD_STATE_EXCEPTION, false, 0, 0);
-	client_acks();
-	client_asks(KD_API_GET_VERSION);
+	client_acks(0);
+	client_asks(0, KD_API_GET_VERSION);
 	did("send(7 3030) expect(2) expect(0)"); // no second one meanwhile
 	session_guest_waits(&s, KD_PACKET_MANIPULATE);
 	did("deliver(2 3146) expect(2)");
@@ -465,10 +235,10 @@ static void test_one_request_at_a_time(void **state)
 {
 	(void)state;
 	stopped_with_client();
-	client_asks(KD_API_GET_VERSION);
-	client_asks(KD_API_READ_VIRTUAL);
+	client_asks(0, KD_API_GET_VERSION);
+	client_asks(0, KD_API_READ_VIRTUAL);
 	did("deliver(2 3146) expect(0)");
-	client_asks(KD_API_READ_PHYSICAL); // against what it was told
+	client_asks(0, KD_API_READ_PHYSICAL); // against what it was told
 	assert_int_equal(s.counters.requests_refused, 1);
 	guest_replies(KD_API_GET_VERSION);
 	did("send(2 3146) deliver(2 3130) expect(2)");
@@ -478,10 +248,10 @@ static void test_api_without_reply_ends_with_the_wait(void **state)
 {
 	(void)state;
 	stopped_with_client();
-	client_asks(KD_API_CLEAR_ALL_INTERNAL_BREAKPOINTS);
+	client_asks(0, KD_API_CLEAR_ALL_INTERNAL_BREAKPOINTS);
 	did("deliver(2 315a)");
 	session_guest_waits(&s, KD_PACKET_MANIPULATE);
-	client_asks(KD_API_GET_VERSION);
+	client_asks(0, KD_API_GET_VERSION);
 	did("deliver(2 3146)");
 }
 
@@ -489,7 +259,7 @@ static void test_switch_processor_brings_a_new_state(void **state)
 {
 	(void)state;
 	stopped_with_client();
-	client_asks(KD_API_SWITCH_PROCESSOR);
+	client_asks(0, KD_API_SWITCH_PROCESSOR);
 	did("deliver(2 3150)+");
 	guest_stops();
 	did("send(7 3030)");
@@ -501,11 +271,11 @@ static void test_requests_of_the_wrong_time_are_refused(void **state)
 
 	(void)state;
 	boot();
-	client_comes();
-	client_asks(KD_API_GET_VERSION); // it runs
-	session_client_packet(&s, 99, body, sizeof(body));
-	session_client_packet(&s, KD_PACKET_FILE_IO, body, sizeof(body));
-	session_client_packet(&s, KD_PACKET_MANIPULATE, body, 10);
+	client_comes(0);
+	client_asks(0, KD_API_GET_VERSION); // it runs
+	session_client_packet(clients[0].c, 99, body, sizeof(body));
+	session_client_packet(clients[0].c, KD_PACKET_FILE_IO, body, sizeof(body));
+	session_client_packet(clients[0].c, KD_PACKET_MANIPULATE, body, 10);
 	did("");
 	assert_int_equal(s.counters.requests_refused, 4);
 }
@@ -516,12 +286,12 @@ static void test_prompt(void **state)
 
 	(void)state;
 	boot();
-	client_comes();
+	client_comes(0);
 	guest_asks(KD_PACKET_DEBUG_IO, KD_DEBUG_IO_PROMPT);
 	did("send(3 3231) expect(3)");
-	client_acks();
+	client_acks(0);
 	put_le32(answer, KD_DEBUG_IO_PROMPT);
-	session_client_packet(&s, KD_PACKET_DEBUG_IO, answer, sizeof(answer));
+	session_client_packet(clients[0].c, KD_PACKET_DEBUG_IO, answer, sizeof(answer));
 	did("deliver(3 3231)+ expect(0)");
 }
 
@@ -531,12 +301,12 @@ static void test_next_client_gets_the_state_not_the_reply(void **state)
 {
 	(void)state;
 	stopped_with_client();
-	client_asks(KD_API_READ_VIRTUAL);
-	session_client_left(&s);
-	client_comes();
+	client_asks(0, KD_API_READ_VIRTUAL);
+	client_leaves(0);
+	client_comes(0);
 	did("deliver(2 3130) send(7 3030) expect(2)");
-	client_acks();
-	client_asks(KD_API_GET_VERSION);
+	client_acks(0);
+	client_asks(0, KD_API_GET_VERSION);
 	did("expect(0)"); // the guest is busy with the other one's
 	guest_replies(KD_API_READ_VIRTUAL);
 	did("deliver(2 3146) expect(2)");
@@ -549,12 +319,12 @@ static void test_accepted_continue_is_executed_though_the_client_left(void **sta
 {
 	(void)state;
 	boot();
-	client_comes();
+	client_comes(0);
 	guest_state(KD_STATE_EXCEPTION, false, 0, 0);
-	client_acks();
-	client_asks(KD_API_CONTINUE2);
-	session_client_left(&s);
-	log_text[0] = 0;
+	client_acks(0);
+	client_asks(0, KD_API_CONTINUE2);
+	client_leaves(0);
+	did_whatever();
 	session_guest_waits(&s, KD_PACKET_MANIPULATE);
 	did("deliver(2 313c)+");
 }
@@ -563,7 +333,7 @@ static void test_client_leaves_guest_stays_stopped(void **state)
 {
 	(void)state;
 	stopped_with_client();
-	session_client_left(&s);
+	client_leaves(0);
 	did("");
 	assert_int_equal(session_state(&s), SESSION_STOPPED);
 }
@@ -572,10 +342,10 @@ static void test_client_leaves_in_a_module_load(void **state)
 {
 	(void)state;
 	boot();
-	client_comes();
+	client_comes(0);
 	guest_loads();
 	did("send(7 3031 droppable) expect(2)");
-	session_client_left(&s);
+	client_leaves(0);
 	did("deliver(2 3136)+");
 }
 
@@ -583,12 +353,12 @@ static void test_reset_gives_the_state_again(void **state)
 {
 	(void)state;
 	stopped_with_client();
-	session_client_reset(&s);
+	session_client_reset(clients[0].c);
 	did("send(7 3030)");
-	session_client_reset(&s); // in flight: KDCOM repeats it under the new id
+	session_client_reset(clients[0].c); // in flight: KDCOM repeats it under the new id
 	did("");
-	client_acks();
-	session_client_resend(&s);
+	client_acks(0);
+	session_client_resend(clients[0].c);
 	did("send(7 3030)");
 }
 
@@ -596,10 +366,10 @@ static void test_reset_forgets_a_reply_in_flight(void **state)
 {
 	(void)state;
 	stopped_with_client();
-	client_asks(KD_API_GET_VERSION);
+	client_asks(0, KD_API_GET_VERSION);
 	guest_replies(KD_API_GET_VERSION);
 	did("deliver(2 3146) send(2 3146)");
-	session_client_reset(&s);
+	session_client_reset(clients[0].c);
 	did("forget send(7 3030)");
 }
 
@@ -607,9 +377,9 @@ static void test_reset_abandons_a_request(void **state)
 {
 	(void)state;
 	stopped_with_client();
-	client_asks(KD_API_GET_VERSION);
-	session_client_reset(&s);
-	client_acks();
+	client_asks(0, KD_API_GET_VERSION);
+	session_client_reset(clients[0].c);
+	client_acks(0);
 	did("deliver(2 3146) send(7 3030)");
 	guest_replies(KD_API_GET_VERSION);
 	did("");
@@ -620,13 +390,13 @@ static void test_reset_behind_an_accepted_continue_brings_nothing_back(void **st
 {
 	(void)state;
 	boot();
-	client_comes();
+	client_comes(0);
 	guest_state(KD_STATE_LOAD_SYMBOLS, false, 0, 0); // its wait is reported a moment later
-	client_acks();
-	client_asks(KD_API_CONTINUE2);
-	log_text[0] = 0;
-	session_client_reset(&s);
-	session_client_resend(&s);
+	client_acks(0);
+	client_asks(0, KD_API_CONTINUE2);
+	did_whatever();
+	session_client_reset(clients[0].c);
+	session_client_resend(clients[0].c);
 	did("");
 	session_guest_waits(&s, KD_PACKET_MANIPULATE);
 	did("deliver(2 313c)+");
@@ -638,8 +408,8 @@ static void test_resend_while_a_reply_is_due_is_nothing(void **state)
 {
 	(void)state;
 	stopped_with_client();
-	client_asks(KD_API_GET_VERSION);
-	session_client_resend(&s);
+	client_asks(0, KD_API_GET_VERSION);
+	session_client_resend(clients[0].c);
 	did("deliver(2 3146)");
 }
 
@@ -651,18 +421,18 @@ static void test_ram_answers_at_once(void **state)
 	stopped_with_client();
 	ram_knows = KD_API_READ_VIRTUAL;
 	for (int i = 0; i < 3; i++) {
-		client_asks(KD_API_READ_VIRTUAL);
+		client_asks(0, KD_API_READ_VIRTUAL);
 		did("look(3130) send(2 3130)");
 		assert_string_equal(last_body + 4, "the very bytes that RAM has, and nothing of the request");
-		assert_false(session_awaits_reply(&s));
-		client_acks();
+		assert_false(session_awaits_reply(clients[0].c));
+		client_acks(0);
 	}
-	client_asks(KD_API_GET_VERSION); // the guest still waits for what RAM does not know
+	client_asks(0, KD_API_GET_VERSION); // the guest still waits for what RAM does not know
 	did("look(3146) deliver(2 3146)");
 	guest_replies(KD_API_GET_VERSION);
-	client_acks();
+	client_acks(0);
 	did("send(2 3146)");
-	client_asks(KD_API_CONTINUE2);
+	client_asks(0, KD_API_CONTINUE2);
 	did("look(313c) deliver(2 313c)+ expect(0)");
 	assert_int_equal(s.counters.replies_dropped + s.counters.requests_refused, 0);
 }
@@ -673,13 +443,13 @@ static void test_ram_waits_for_the_guests_turn(void **state)
 	(void)state;
 	stopped_with_client();
 	ram_knows = KD_API_READ_VIRTUAL;
-	client_asks(KD_API_WRITE_VIRTUAL);
+	client_asks(0, KD_API_WRITE_VIRTUAL);
 	did("look(3131) deliver(2 3131)");
-	client_asks(KD_API_READ_VIRTUAL);
+	client_asks(0, KD_API_READ_VIRTUAL);
 	did("expect(0)");
 	guest_replies(KD_API_WRITE_VIRTUAL);
 	did("send(2 3131) look(3130) expect(2)");
-	client_acks();
+	client_acks(0);
 	did("send(2 3130)");
 }
 
@@ -687,12 +457,12 @@ static void test_ram_does_not_answer_while_the_guest_is_away(void **state)
 {
 	(void)state;
 	boot();
-	client_comes();
+	client_comes(0);
 	guest_state(KD_STATE_EXCEPTION, false, 0, 0); // its wait is reported a moment later
-	client_acks();
+	client_acks(0);
 	did("send(7 3030) expect(2)");
 	ram_knows = KD_API_READ_VIRTUAL;
-	client_asks(KD_API_READ_VIRTUAL);
+	client_asks(0, KD_API_READ_VIRTUAL);
 	did("expect(0)");
 	session_guest_waits(&s, KD_PACKET_MANIPULATE);
 	did("look(3130) send(2 3130) expect(2)");
@@ -703,13 +473,13 @@ static void test_ram_answers_nobody_who_left(void **state)
 	(void)state;
 	stopped_with_client();
 	ram_knows = KD_API_READ_VIRTUAL;
-	client_asks(KD_API_WRITE_VIRTUAL);
-	client_asks(KD_API_READ_VIRTUAL);
-	session_client_left(&s);
-	client_comes();
-	log_text[0] = 0;
+	client_asks(0, KD_API_WRITE_VIRTUAL);
+	client_asks(0, KD_API_READ_VIRTUAL);
+	client_leaves(0);
+	client_comes(0);
+	did_whatever();
 	guest_replies(KD_API_WRITE_VIRTUAL);
-	did("deliver(2 3130) expect(2)"); // accepted is accepted
+	did("deliver(2 3130)"); // accepted is accepted
 	guest_replies(KD_API_READ_VIRTUAL);
 	did("");
 	assert_int_equal(s.counters.replies_dropped, 2);
@@ -720,8 +490,8 @@ static void test_reset_forgets_an_answer_of_ram(void **state)
 	(void)state;
 	stopped_with_client();
 	ram_knows = KD_API_READ_VIRTUAL;
-	client_asks(KD_API_READ_VIRTUAL);
-	session_client_reset(&s);
+	client_asks(0, KD_API_READ_VIRTUAL);
+	session_client_reset(clients[0].c);
 	did("look(3130) send(2 3130) forget send(7 3030)");
 }
 
@@ -729,11 +499,11 @@ static void test_only_requests_are_looked_up(void **state)
 {
 	(void)state;
 	boot();
-	client_comes();
+	client_comes(0);
 	ram_knows = KD_API_READ_VIRTUAL;
 	guest_asks(KD_PACKET_DEBUG_IO, KD_DEBUG_IO_PROMPT);
-	client_acks();
-	session_client_packet(&s, KD_PACKET_DEBUG_IO, last_body, KD_DEBUG_IO_SIZE + 1);
+	client_acks(0);
+	session_client_packet(clients[0].c, KD_PACKET_DEBUG_IO, last_body, KD_DEBUG_IO_SIZE + 1);
 	did("send(3 3231) expect(3) deliver(3 3231)+ expect(0)");
 }
 
@@ -744,9 +514,9 @@ static void test_ram_says_nothing_of_the_dead(void **state)
 	stopped_with_client();
 	ram_knows = KD_API_READ_VIRTUAL;
 	session_guest_gone(&s, LINK_GONE_RESET);
-	client_acks();
+	client_acks(0);
 	did("send(7 3031 droppable)");
-	client_asks(KD_API_READ_VIRTUAL);
+	client_asks(0, KD_API_READ_VIRTUAL);
 	did("send(2 3130)");
 	assert_int_equal(get_le32(last_body + 8), KD_STATUS_UNSUCCESSFUL);
 }
@@ -757,10 +527,10 @@ static void test_a_line_of_ours_is_a_print(void **state)
 {
 	(void)state;
 	boot();
-	session_tell(&s, "nobody hears");
+	session_tell_all(&s, "nobody hears");
 	did("");
-	client_comes();
-	session_tell(&s, "vmkd: hello\n");
+	client_comes(0);
+	session_tell(clients[0].c, "vmkd: hello\n");
 	did("send(3 3230 droppable)");
 	assert_int_equal(last_len, KD_DEBUG_IO_SIZE + 12);
 	assert_memory_equal(last_body + KD_DEBUG_IO_SIZE, "vmkd: hello\n", 12);
@@ -770,22 +540,22 @@ static void test_prints_wait_bounded_and_in_order(void **state)
 {
 	(void)state;
 	boot();
-	client_comes();
+	client_comes(0);
 	guest_prints("first");
 	did("send(3 3230 droppable)");
 	for (int i = 0; i < 20000; i++)
 		guest_prints("0123456789012345678901234567890123456789");
-	assert_true(s.queue_len <= SESSION_QUEUE_MAX);
+	assert_true(clients[0].c->queue_len <= SESSION_QUEUE_MAX);
 	assert_true(s.counters.prints_dropped > 0);
 	guest_stops(); // never dropped, never before the prints
 	did("");
-	client_acks();
+	client_acks(0);
 	did("send(3 3230 droppable)");
-	for (int i = 0; i < 100000 && s.queue; i++)
-		client_acks();
-	client_acks();
-	log_text[0] = 0;
-	client_asks(KD_API_CONTINUE2);
+	for (int i = 0; i < 100000 && clients[0].c->queue; i++)
+		client_acks(0);
+	client_acks(0);
+	did_whatever();
+	client_asks(0, KD_API_CONTINUE2);
 	did("deliver(2 313c)+ expect(0)");
 }
 
@@ -793,22 +563,22 @@ static void test_deaf_client_delays_a_boot_and_no_more(void **state)
 {
 	(void)state;
 	boot();
-	session_client_came(&s);
+	client_appears(0);
 	guest_loads();
 	did("send(7 3031 droppable) expect(2)");
-	is_flying = false;
-	session_client_given_up(&s);
+	clients[0].is_flying = false;
+	session_client_given_up(clients[0].c);
 	did("deliver(2 3136)+ expect(0)");
 	guest_loads();
 	did("send(7 3031 droppable) expect(2) deliver(2 3136)+");
-	is_flying = false;
-	session_client_given_up(&s);
-	log_text[0] = 0;
+	clients[0].is_flying = false;
+	session_client_given_up(clients[0].c);
+	did_whatever();
 	guest_stops(); // that waits for it all the same
 	did("send(7 3030) expect(2)");
-	session_client_reset(&s); // it wakes up
-	client_acks();
-	client_asks(KD_API_CONTINUE2);
+	session_client_reset(clients[0].c); // it wakes up
+	client_acks(0);
+	client_asks(0, KD_API_CONTINUE2);
 	guest_loads();
 	did("deliver(2 313c)+ expect(0) send(7 3031 droppable) expect(2)");
 }
@@ -824,15 +594,15 @@ static void test_silent_reset_gives_the_notice_then_a_fresh_start(void **state)
 	assert_int_equal(last_len, KD_STATE_CHANGE_SIZE);
 	assert_int_equal(last_body[0x40], 1);
 	assert_true(get_le64(last_body + 0x28) == UINT64_MAX);
-	client_acks();
+	client_acks(0);
 	boot();
 	guest_loads();
 	did("");
-	client_asks(KD_API_GET_VERSION); // of a kernel that is gone
+	client_asks(0, KD_API_GET_VERSION); // of a kernel that is gone
 	did("send(2 3146)");
 	assert_int_equal(get_le32(last_body + 8), KD_STATUS_UNSUCCESSFUL);
-	client_acks();
-	client_asks(KD_API_CONTINUE2);
+	client_acks(0);
+	client_asks(0, KD_API_CONTINUE2);
 	did("restart send(7 3031 droppable) expect(2)"); // the restart forgot that it was expected
 }
 
@@ -841,7 +611,7 @@ static void test_notice_that_nobody_continues_ends_by_itself(void **state)
 	(void)state;
 	stopped_with_client();
 	session_guest_gone(&s, LINK_GONE_SHUTDOWN);
-	client_acks();
+	client_acks(0);
 	boot();
 	guest_stops();
 	did("send(7 3031 droppable)");
@@ -857,11 +627,11 @@ static void test_request_under_way_at_a_reset_fails(void **state)
 {
 	(void)state;
 	stopped_with_client();
-	client_asks(KD_API_READ_VIRTUAL);
+	client_asks(0, KD_API_READ_VIRTUAL);
 	session_guest_gone(&s, LINK_GONE_RESET);
 	did("deliver(2 3130) send(2 3130) expect(0)");
 	assert_int_equal(get_le32(last_body + 8), KD_STATUS_UNSUCCESSFUL);
-	client_acks();
+	client_acks(0);
 	did("send(7 3031 droppable) expect(2)");
 }
 
@@ -869,11 +639,11 @@ static void test_announced_reboot_gives_no_second_notice(void **state)
 {
 	(void)state;
 	boot();
-	client_comes();
+	client_comes(0);
 	guest_state(KD_STATE_LOAD_SYMBOLS, true, UINT64_MAX, KD_PACKET_MANIPULATE);
-	client_acks();
-	client_asks(KD_API_CONTINUE2);
-	log_text[0] = 0;
+	client_acks(0);
+	client_asks(0, KD_API_CONTINUE2);
+	did_whatever();
 	session_guest_gone(&s, LINK_GONE_RESET);
 	did("restart");
 	boot();
@@ -885,7 +655,7 @@ static void test_reboot_asked_for_gives_no_notice(void **state)
 {
 	(void)state;
 	stopped_with_client();
-	client_asks(KD_API_REBOOT);
+	client_asks(0, KD_API_REBOOT);
 	session_guest_gone(&s, LINK_GONE_RESET);
 	did("deliver(2 313b)+ expect(0) restart");
 }
@@ -917,11 +687,12 @@ static void test_first_packet_again_is_a_boot_nobody_announced(void **state)
 	stopped_with_client();
 	guest_seq = 5;
 	guest_prints("x");
-	client_acks();
-	log_text[0] = 0;
+	did(""); // it is at a stop
 	guest_seq = 0;
 	guest_loads();
-	did("send(7 3031 droppable)");
+	did("send(3 3230 droppable) expect(0)"); // of the kernel that is gone
+	client_acks(0);
+	did("send(7 3031 droppable) expect(2)");
 	assert_true(get_le64(last_body + 0x28) == UINT64_MAX);
 	assert_int_equal(s.counters.boots, 2);
 }
@@ -935,7 +706,7 @@ static void test_resets_without_end_use_no_memory(void **state)
 		boot();
 		guest_stops();
 	}
-	assert_true(s.queue_len <= 3 * SESSION_BODY_MAX);
+	assert_true(clients[0].c->queue_len <= 3 * SESSION_BODY_MAX);
 }
 
 // ---- A broker that came anew, and a guest that lost a request ----------------------------------------------------
@@ -948,7 +719,7 @@ static void test_unknown_wait_is_asked_for_once(void **state)
 	session_guest_waits(&s, KD_PACKET_MANIPULATE);
 	did("resend");
 	guest_stops();
-	client_comes();
+	client_comes(0);
 	did("send(7 3030) expect(2)");
 }
 
@@ -956,7 +727,7 @@ static void test_reply_to_the_broker_before_us_is_dropped(void **state)
 {
 	(void)state;
 	session_guest_registered(&s);
-	client_comes();
+	client_comes(0);
 	guest_replies(KD_API_READ_VIRTUAL);
 	did("resend");
 	assert_int_equal(s.counters.replies_dropped, 1);
@@ -966,7 +737,7 @@ static void test_lost_request_is_repeated_and_the_state_is_not(void **state)
 {
 	(void)state;
 	stopped_with_client();
-	client_asks(KD_API_READ_VIRTUAL);
+	client_asks(0, KD_API_READ_VIRTUAL);
 	did("deliver(2 3130)");
 	guest_stops(); // it registered anew before it took the request
 	did("deliver(2 3130)");
@@ -978,7 +749,7 @@ static void test_request_that_is_lost_for_good_fails(void **state)
 {
 	(void)state;
 	stopped_with_client();
-	client_asks(KD_API_READ_VIRTUAL);
+	client_asks(0, KD_API_READ_VIRTUAL);
 	for (unsigned i = 0; i < SESSION_REDELIVER_MAX; i++)
 		guest_stops();
 	did("deliver(2 3130) deliver(2 3130) deliver(2 3130) deliver(2 3130)");
@@ -995,7 +766,7 @@ static void test_impossible_packets_of_the_guest_are_refused(void **state)
 
 	(void)state;
 	boot();
-	client_comes();
+	client_comes(0);
 	session_guest_packet(&s, 1, KD_PACKET_STATE_CHANGE, 56, body, 240, 2);
 	session_guest_packet(&s, 2, KD_PACKET_STATE_CHANGE, 240, body, 239, 2);
 	session_guest_packet(&s, 3, KD_PACKET_STATE_CHANGE, 240, body, SESSION_BODY_MAX + 1, 2);
@@ -1011,7 +782,7 @@ static void test_replies_nobody_asked_for_are_dropped(void **state)
 	stopped_with_client();
 	guest_replies(KD_API_READ_VIRTUAL);
 	did("");
-	client_asks(KD_API_GET_VERSION);
+	client_asks(0, KD_API_GET_VERSION);
 	guest_replies(KD_API_READ_VIRTUAL); // of another question
 	did("deliver(2 3146) deliver(2 3146)");
 	assert_int_equal(s.counters.replies_dropped, 2);
@@ -1019,7 +790,7 @@ static void test_replies_nobody_asked_for_are_dropped(void **state)
 
 int main(void)
 {
-#define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+#define T(name) cmocka_unit_test_setup_teardown(name, bench_setup, bench_teardown)
 	const struct CMUnitTest tests[] = {
 		T(test_alone_loads_are_continued),
 		T(test_alone_wait_may_come_later),

@@ -13,7 +13,7 @@
 #include "wire/le.h"
 
 // How what a broker prints to a debugger that it turns away begins.
-static const char *const REFUSALS[] = { "vmkd: another debugger", "vmkd: the guest module" };
+static const char *const REFUSALS[] = { "vmkd: no more debuggers", "vmkd: the guest module" };
 
 void kd_log(const struct kd *kd, enum vmkd_log_level level, const char *format, ...)
 {

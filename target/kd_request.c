@@ -237,6 +237,19 @@ struct vmkd_error *kd_send_resuming(struct kd *kd, struct kd_manipulate *request
 	return restarted_error(what);
 }
 
+// A kernel does not reply: it is a broker that says who has control.
+static struct vmkd_error *switch_refusal(struct kd *kd, const struct kd_manipulate *request, const struct kdcom_event *packet)
+{
+	struct mismatch mismatch = { 0 };
+	struct kd_manipulate reply;
+
+	if (!take_reply(kd, request, packet, &mismatch, &reply))
+		return NULL;
+	kd->is_switching = false;
+	kd->state = VMKD_STATE_STOPPED; // as it was when it was asked
+	return error_status("a switch of processors", reply.status);
+}
+
 struct vmkd_error *kd_switch_processor(struct backend *backend, uint16_t processor)
 {
 	struct kd *kd = (struct kd *)backend;
@@ -254,6 +267,8 @@ struct vmkd_error *kd_switch_processor(struct backend *backend, uint16_t process
 			error = timeout_error(kd, "a switch of processors");
 		else if (kd->restart_count != restarts)
 			error = restarted_error("a switch of processors");
+		else if (event.kind == STREAM_PACKET)
+			error = switch_refusal(kd, &request, &event.packet);
 	}
 	return error;
 }

@@ -35,6 +35,7 @@ struct peer {
 	uint32_t code;  // of the stop
 	uint64_t dr[PROCESSORS][4], dr6, dr7[PROCESSORS]; // dr6: of the one that runs
 	uint32_t control_writes;
+	bool was_armed;
 	uint32_t written; // bytes sent, for PEER_CUT
 	uint32_t reads;
 	struct {
@@ -377,6 +378,7 @@ static void on_control_space(struct peer *peer, struct kd_manipulate *m)
 		memcpy(special + first + i * width, value, width);
 	}
 	peer->control_writes += is_write;
+	peer->was_armed |= peer->dr7[0] & 0xFF;
 	m->u.memory.actual_bytes = size;
 	reply(peer, m, special, size);
 }
@@ -385,13 +387,13 @@ static void on_control_space(struct peer *peer, struct kd_manipulate *m)
 static void on_continue2(struct peer *peer, const struct kd_manipulate *m)
 {
 	bool is_handled = !kd_is_failure(m->u.continue2.status);
-	bool were_armed = peer->dr7[0] & 0xFF;
 
 	for (uint32_t i = 0; i < PROCESSORS && is_handled; i++)
 		peer->dr7[i] = m->u.continue2.dr7;
 	if (is_handled)
 		peer->dr6 = 0;
-	if (peer->options.fault == PEER_LATE && were_armed && !(peer->dr7[0] & 0xFF)) {
+	if (peer->options.fault == PEER_LATE && peer->was_armed && !(peer->dr7[0] & 0xFF)) {
+		peer->was_armed = false;
 		peer->processor = 1;
 		stop(peer, KD_STATUS_SINGLE_STEP);
 		return;
@@ -399,8 +401,13 @@ static void on_continue2(struct peer *peer, const struct kd_manipulate *m)
 	go_on(peer, m->u.continue2.trace != 0 && is_handled);
 }
 
-static void on_switch(struct peer *peer, const struct kd_manipulate *m)
+static void on_switch(struct peer *peer, struct kd_manipulate *m)
 {
+	if (peer->options.fault == PEER_OBSERVED) {
+		m->status = KD_STATUS_ACCESS_DENIED;
+		reply(peer, m, NULL, 0);
+		return;
+	}
 	if (m->processor < PROCESSORS && m->processor != peer->processor) {
 		peer->processor = m->processor;
 		peer->code = KD_STATUS_WAKE_DEBUGGER;
@@ -441,7 +448,7 @@ static void on_request(struct peer *peer, const struct kdcom_event *packet)
 
 static void refuse(struct peer *peer)
 {
-	static const char text[] = "vmkd: another debugger (pid 4711) has this target\n";
+	static const char text[] = "vmkd: no more debuggers: this target has 64 (pid 4711 is one)\n";
 	struct kd_debug_io io = { .api = KD_DEBUG_IO_PRINT, .length = sizeof(text) - 1 };
 	uint8_t header[KD_DEBUG_IO_SIZE];
 

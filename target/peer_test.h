@@ -30,7 +30,7 @@ enum peer_fault {
 	PEER_SHORT_CONTEXT, // a context of 16 bytes
 	PEER_RESET_ONCE,    // answers the first ReadVirtualMemory with a RESET
 	PEER_REBOOT_ONCE,   // answers the first ReadVirtualMemory with a new kernel's state change
-	PEER_REFUSES,       // a broker that has another debugger
+	PEER_REFUSES,       // a broker that has as many debuggers as it can
 	PEER_TALKS_SO,      // says the same, and stays
 	PEER_GARBAGE,       // noise between packets
 	PEER_CUT,           // closes after peer_options.cut_after bytes
@@ -38,6 +38,7 @@ enum peer_fault {
 	PEER_PROCESSORS,    // processor 9 of 4000000000
 	PEER_LOSES_DR6,     // reports DR6 as 0
 	PEER_LATE,          // when the last debug register is disarmed, processor 1 reports that it had met one, with no more in DR6
+	PEER_OBSERVED,      // a broker that has given control to another debugger: refuses SwitchProcessor
 };
 
 struct peer_options {

@@ -846,6 +846,19 @@ static void go_returns_to_the_processor_that_stopped(void **state)
 	close_session(&session);
 }
 
+static void switch_of_processors_may_be_refused(void **state)
+{
+	struct session session = open_stopped(&(struct peer_options){ .is_stopped = true, .fault = PEER_OBSERVED }, 5000);
+	struct vmkd_event event;
+
+	(void)state;
+	must_fail(vmkd_target_switch_processor(session.target, 1), VMKD_E_TARGET);
+	assert_int_equal(vmkd_target_processor(session.target), 0);
+	event = go(&session); // still stopped, and in step
+	assert_int_equal(event.reason, VMKD_STOP_INT3);
+	close_session(&session);
+}
+
 static void detach_of_a_running_target_takes_breakpoints_out(void **state)
 {
 	struct session session = open_stopped(&(struct peer_options){ .is_stopped = true }, 5000);
@@ -918,6 +931,7 @@ int main(void)
 		cmocka_unit_test(one_shot_goes_with_its_hit),
 		cmocka_unit_test(writing_over_a_breakpoint_keeps_both),
 		cmocka_unit_test(go_returns_to_the_processor_that_stopped),
+		cmocka_unit_test(switch_of_processors_may_be_refused),
 		cmocka_unit_test(detach_of_a_running_target_takes_breakpoints_out),
 	};
 

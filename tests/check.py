@@ -81,6 +81,7 @@ def stages(long):
         Stage("testkernel", "the NT face over the serial yardstick", python("tests/test_testkernel.py"), built,
               guard=1800),
         Stage("broker", "vmkd serve, run, list, stats", python("tests/test_broker.py"), built, guard=1800),
+        Stage("clients", "many debuggers on one VM: control, observers, who is told what", python("tests/test_clients.py"), built, guard=1800),
         Stage("console", "vmkd kd through the broker", python("tests/test_console.py", "--link", "debugcon"), built, guard=1800),
         Stage("console-serial", "vmkd kd on a stock serial target", python("tests/test_console.py", "--link", "serial"), built,
               guard=1800),

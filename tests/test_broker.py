@@ -206,7 +206,7 @@ def life(link):
         with client_of(vm) as kd:
             attach(kd)
             entry = entry_of(vm)
-            expect(entry["state"] == "broken in" and str(os.getpid()) in entry["clients"][0], f"{entry}")
+            expect(entry["state"] == "broken in" and str(os.getpid()) in entry["clients"][0]["name"], f"{entry}")
             kd.read_virtual(kd.version().kern_base, 3944)
         state_becomes(vm, "waiting for a debugger")
         status, text = vm.run("list")
@@ -280,7 +280,7 @@ def tcp():
         with KdClient(timeout=GUARD_S).connect(f"127.0.0.1:{port}") as kd:
             attach(kd)
             reads_mz(kd)
-            expect("127.0.0.1" in entry_of(vm)["clients"][0], f"{entry_of(vm)}")
+            expect("127.0.0.1" in entry_of(vm)["clients"][0]["name"], f"{entry_of(vm)}")
         expect("authentication" not in vm.output(), vm.output())
     with vm_of(DEBUGCON, "--run", "--tcp", "--run", f"0.0.0.0:{port}") as vm:
         vm.kd_socket()
@@ -306,22 +306,6 @@ def hundred(link):
         expect(stats["clients"]["connections"] >= 101 and stats["clients"]["turned_away"] == 0, f"{stats}")
         expect(stats["boots"] == 1 and stats["refused"] == 0, f"{stats}")
         ready(vm)
-
-
-@test("a second debugger is told who has the first place", BOTH)
-def second(link):
-    with vm_of(link) as vm, client_of(vm) as kd:
-        attach(kd)
-        with client_of(vm) as other:
-            try:
-                other.attach(timeout=5)
-                raise Failed("the second debugger was let in")
-            except (KdClosed, KdTimeout):
-                pass
-            expect(any("another debugger" in p and str(os.getpid()) in p and vm.name in p for p in other.prints), f"{other.prints}")
-        status, text = vm.run("kd", f"vm:{vm.name}", "-c", "r; q")
-        expect(status != 0 and "another debugger" in text and str(os.getpid()) in text, f"{status}: {text}")
-        reads_mz(kd)
 
 
 @test("a debugger that reads nothing stalls nobody", BOTH)

@@ -13,7 +13,7 @@
 #include "util/rundir.h"
 #include "util/sock.h"
 
-#define ANSWER_MAX (256u * 1024u)
+#define ANSWER_MAX (512u * 1024u)
 #define PART_MAX 4096u
 
 static struct error *no_answer(const char *vm_name, int code)

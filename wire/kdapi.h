@@ -247,6 +247,7 @@ enum kd_api {
 #define KD_STATUS_INVALID_PARAMETER 0xC000000Du
 #define KD_STATUS_NO_SUCH_DEVICE 0xC000000Eu // a faulting MSR
 #define KD_STATUS_NO_SUCH_FILE 0xC000000Fu   // .kdfiles: no replacement
+#define KD_STATUS_ACCESS_DENIED 0xC0000022u  // the broker's: another debugger has control
 #define KD_STATUS_NOT_FOUND 0xC0000225u
 #define KD_CONTINUE_HANDLED 0x00010002u     // DBG_CONTINUE
 #define KD_CONTINUE_NOT_HANDLED 0x80010001u // DBG_EXCEPTION_NOT_HANDLED

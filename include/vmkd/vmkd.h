@@ -49,7 +49,7 @@ enum vmkd_error_code {
 	VMKD_E_ARGUMENT,    // the caller's: bad URL, unknown register, impossible range
 	VMKD_E_CONNECT,     // the other end cannot be reached
 	VMKD_E_GONE,        // the connection has ended; nothing but vmkd_target_close helps
-	VMKD_E_REFUSED,     // the broker serves another debugger
+	VMKD_E_REFUSED,     // the broker has as many debuggers as it can have, or its guest module is of another version
 	VMKD_E_TIMEOUT,     // no answer in time; the target may still be running, or nothing listens there
 	VMKD_E_STATE,       // not in this state: the target runs, or waits for a prompt's answer
 	VMKD_E_FAULT,       // the target cannot access this address; error->address is the first byte that failed
