@@ -24,22 +24,27 @@ struct command {
 #define OPTIONS_OF_RUN \
 	"  --link hook|debugcon       how guest and host meet; without it: the hook for KVM, else debugcon\n" \
 	OPTIONS_OF_BOTH \
+	"  --no-serve                 start the VM and leave it to a `vmkd serve`, of before (--stay) or of later\n" \
 	"  --private-ram              hook: leave the VM's RAM private to QEMU instead of in a shared memfd; it is read more slowly\n" \
 	"  --pause-when-silent[=MS]   debugcon: pause the VM while its guest is stopped and was asked nothing for MS (500)"
-#define OPTIONS_OF_SERVE OPTIONS_OF_BOTH "NAME is what `vmkd run` was given, or VMKD_NAME in the environment of the VM."
+#define OPTIONS_OF_SERVE \
+	OPTIONS_OF_BOTH \
+	"  --stay                     wait for a VM of that name, serve it, and when it has ended wait for the next; debuggers stay attached\n" \
+	"  --from STREAM              serve a stock KDCOM target instead of a VM: unix:PATH, tcp:HOST:PORT or serial:DEVICE[,BAUD]; it gets the name\n" \
+	"NAME is what `vmkd run` was given, or VMKD_NAME in the environment of the VM."
 
 static const struct command commands[] = {
-	{ "run", "[--link hook|debugcon] [--tcp ADDR:PORT] [--no-ram|--check-ram] [--private-ram] [--pause-when-silent[=MS]] NAME -- qemu-system-x86_64 ARGS...",
+	{ "run", "[--link hook|debugcon] [--tcp ADDR:PORT] [--no-ram|--check-ram] [--no-serve] [--private-ram] [--pause-when-silent[=MS]] NAME -- qemu-system-x86_64 ARGS...",
 	  "start a VM with the link in place and serve it until it ends", cli_run, OPTIONS_OF_RUN },
-	{ "serve", "NAME [--tcp ADDR:PORT] [--no-ram|--check-ram]",
-	  "serve a VM that was started with the library preloaded, or whose `vmkd run` died", cli_serve, OPTIONS_OF_SERVE },
+	{ "serve", "NAME [--tcp ADDR:PORT] [--no-ram|--check-ram] [--stay | --from STREAM]",
+	  "serve a VM that was started with the library preloaded, or whose `vmkd run` died; or a stock target", cli_serve, OPTIONS_OF_SERVE },
 	{ "list", "[--json]", "the VMs: name, pid, link, dialect, state, clients", cli_list, NULL },
 	{ "control", "NAME [show|take|give] [CLIENT] [--force]", "who of a VM's debuggers may change it, and who observes", cli_control,
 	  "  show      all clients with their numbers and roles\n"
 	  "  take      for CLIENT, the only observer if none is named; whoever has control is asked for it, with --force it is taken from him\n"
 	  "  give      to CLIENT; without one to who asked first, else it is free" },
 #ifdef VMKD_HAS_CONSOLE
-	{ "kd", "TARGET [-c COMMANDS] ...", "the console; TARGET is vm:NAME, unix:PATH, tcp:HOST:PORT or serial:DEVICE; `vmkd kd --help` has the options", console_main, NULL },
+	{ "kd", "TARGET [-c COMMANDS] ...", "the console; TARGET is vm:NAME, unix:PATH, tcp:HOST:PORT, serial:DEVICE or trace:FILE; `vmkd kd --help` has the options", console_main, NULL },
 #endif
 	{ "stats", "NAME [--json]", "counters since the start", cli_stats, NULL },
 	{ "trace", "NAME FILE.pcapng [--force] | show FILE.pcapng [--json]",

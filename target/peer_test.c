@@ -33,6 +33,9 @@ struct peer {
 	uint16_t processor;
 	uint32_t pc; // offset in the code
 	uint32_t code;  // of the stop
+	uint64_t dr[PROCESSORS][4], dr6, dr7[PROCESSORS]; // dr6: of the one that runs
+	uint32_t control_writes;
+	bool was_armed;
 	uint32_t written; // bytes sent, for PEER_CUT
 	uint32_t reads;
 	struct {
@@ -104,6 +107,8 @@ static void send_stop(struct peer *peer)
 	change.u.exception.code = peer->code;
 	change.u.exception.address = change.pc;
 	change.u.exception.first_chance = 1;
+	change.report.dr6 = peer->options.fault == PEER_LOSES_DR6 ? 0 : peer->dr6;
+	change.report.dr7 = peer->dr7[peer->processor];
 	change.report.instruction_count = KD_INSTRUCTION_BYTES;
 	change.report.flags = KD_REPORT_HAS_SEGMENTS | KD_REPORT_STANDARD_CS;
 	change.report.seg_cs = peer->options.is_x86 ? 8 : 0x10;
@@ -132,20 +137,57 @@ static void stop(struct peer *peer, uint32_t code)
 	send_stop(peer);
 }
 
-static void step(struct peer *peer)
+// As the processor compares: the armed registers whose range holds `offset`, for an access as DR7 has it.
+static uint64_t debug_hits(const struct peer *peer, uint32_t offset, bool is_execution)
 {
+	uint64_t dr7 = peer->dr7[peer->processor], hits = 0, mask = peer->options.is_x86 ? UINT32_MAX : UINT64_MAX;
+	uint64_t address = (peer->base + offset) & mask;
+
+	for (uint32_t n = 0; n < 4; n++) {
+		uint32_t bits = (uint32_t)(dr7 >> (16 + 4 * n)) & 0xF, len = bits >> 2 == 2 ? 8 : (bits >> 2) + 1;
+		bool is_kind = is_execution ? (bits & 3) == 0 : (bits & 1) != 0;
+		if (dr7 >> (2 * n) & 3 && is_kind && address - (peer->dr[peer->processor][n] & mask) < len)
+			hits |= 1u << n;
+	}
+	return hits;
+}
+
+// DR6 keeps what it has until somebody clears it.
+static bool note_hits(struct peer *peer, uint64_t hits)
+{
+	peer->dr6 |= hits;
+	return hits != 0;
+}
+
+// One instruction. -> true: it wrote what a debug register watches.
+static bool step(struct peer *peer)
+{
+	bool writes = peer->memory[peer->pc] == PEER_WRITES;
+
 	peer->pc = (peer->pc + 1) % PEER_CODE_LEN;
+	if (writes)
+		peer->memory[PEER_DATA_AT]++;
+	return writes && note_hits(peer, debug_hits(peer, PEER_DATA_AT, false));
+}
+
+// In front of the instruction: without a debugger that sees to it, the same one stops again and again.
+static bool stops_in_front(struct peer *peer)
+{
+	if (note_hits(peer, debug_hits(peer, peer->pc, true)))
+		stop(peer, KD_STATUS_SINGLE_STEP);
+	else if (peer->memory[peer->pc] == 0xCC)
+		stop(peer, KD_STATUS_BREAKPOINT);
+	return !peer->is_running;
 }
 
 // Runs until a break instruction, at most once round.
 static void run(struct peer *peer)
 {
-	for (uint32_t i = 0; i < PEER_CODE_LEN; i++) {
-		if (peer->memory[peer->pc] == 0xCC) {
-			stop(peer, KD_STATUS_BREAKPOINT);
+	for (uint32_t i = 0; i < PEER_CODE_LEN && !stops_in_front(peer); i++) {
+		if (step(peer)) {
+			stop(peer, KD_STATUS_SINGLE_STEP);
 			return;
 		}
-		step(peer);
 	}
 }
 
@@ -157,11 +199,10 @@ static void go_on(struct peer *peer, bool trace)
 		run(peer);
 		return;
 	}
-	if (peer->memory[peer->pc] == 0xCC) {
-		stop(peer, KD_STATUS_BREAKPOINT);
+	if (stops_in_front(peer))
 		return;
-	}
-	step(peer);
+	(void)step(peer); // it stops in any case
+	peer->dr6 |= 0x4000;
 	stop(peer, KD_STATUS_SINGLE_STEP);
 }
 
@@ -316,14 +357,48 @@ static void on_version(struct peer *peer, struct kd_manipulate *m)
 	reply(peer, m, NULL, 0);
 }
 
+// DR0 to DR3, DR6, DR7 in KSPECIAL_REGISTERS (KD reference, section 6.4).
 static void on_control_space(struct peer *peer, struct kd_manipulate *m)
 {
-	static uint8_t special[KD_SPECIAL_SIZE_X64];
-	uint32_t size = peer->options.is_x86 ? KD_SPECIAL_SIZE_X86 : KD_SPECIAL_SIZE_X64;
+	uint8_t special[KD_SPECIAL_SIZE_X64] = { 0 };
+	bool is_write = m->api == KD_API_WRITE_CONTROL_SPACE;
+	uint32_t size = peer->options.is_x86 ? KD_SPECIAL_SIZE_X86 : KD_SPECIAL_SIZE_X64, width = peer->options.is_x86 ? 4 : 8;
+	uint32_t first = peer->options.is_x86 ? 0x10 : 0x20;
 
+	if (m->processor >= PROCESSORS || (is_write && m->data_len != size)) {
+		m->status = KD_STATUS_UNSUCCESSFUL;
+		reply(peer, m, NULL, 0);
+		return;
+	}
 	put_le32(special, 0x80010031); // cr0
+	for (uint32_t i = 0; i < 6; i++) {
+		uint64_t *value = i < 4 ? &peer->dr[m->processor][i] : i == 4 ? &peer->dr6 : &peer->dr7[m->processor];
+		if (is_write)
+			memcpy(value, m->data + first + i * width, width);
+		memcpy(special + first + i * width, value, width);
+	}
+	peer->control_writes += is_write;
+	peer->was_armed |= peer->dr7[0] & 0xFF;
 	m->u.memory.actual_bytes = size;
 	reply(peer, m, special, size);
+}
+
+// NT gives Dr7 to every processor, and clears their Dr6 (KD reference, section 4.4).
+static void on_continue2(struct peer *peer, const struct kd_manipulate *m)
+{
+	bool is_handled = !kd_is_failure(m->u.continue2.status);
+
+	for (uint32_t i = 0; i < PROCESSORS && is_handled; i++)
+		peer->dr7[i] = m->u.continue2.dr7;
+	if (is_handled)
+		peer->dr6 = 0;
+	if (peer->options.fault == PEER_LATE && peer->was_armed && !(peer->dr7[0] & 0xFF)) {
+		peer->was_armed = false;
+		peer->processor = 1;
+		stop(peer, KD_STATUS_SINGLE_STEP);
+		return;
+	}
+	go_on(peer, m->u.continue2.trace != 0 && is_handled);
 }
 
 static void on_switch(struct peer *peer, struct kd_manipulate *m)
@@ -355,9 +430,10 @@ static void on_request(struct peer *peer, const struct kdcom_event *packet)
 	case KD_API_WRITE_BREAKPOINT: on_write_breakpoint(peer, &m); break;
 	case KD_API_RESTORE_BREAKPOINT: on_restore_breakpoint(peer, &m); break;
 	case KD_API_GET_VERSION: on_version(peer, &m); break;
-	case KD_API_READ_CONTROL_SPACE: on_control_space(peer, &m); break;
+	case KD_API_READ_CONTROL_SPACE:
+	case KD_API_WRITE_CONTROL_SPACE: on_control_space(peer, &m); break;
 	case KD_API_SWITCH_PROCESSOR: on_switch(peer, &m); break;
-	case KD_API_CONTINUE2: go_on(peer, m.u.continue2.trace != 0 && !kd_is_failure(m.u.continue2.status)); break;
+	case KD_API_CONTINUE2: on_continue2(peer, &m); break;
 	case KD_API_CONTINUE: go_on(peer, false); break;
 	case KD_API_REBOOT:
 	case KD_API_CAUSE_BUGCHECK: go_on(peer, false); break;
@@ -458,6 +534,7 @@ static void prepare_memory(struct peer *peer)
 {
 	memset(peer->memory, 0x90, PEER_CODE_LEN);
 	peer->memory[PEER_INT3_AT] = 0xCC;
+	peer->memory[PEER_WRITE_AT] = PEER_WRITES;
 	for (uint32_t i = 0x2000; i < PEER_SIZE; i++)
 		peer->memory[i] = (uint8_t)(i * 7 + (i >> 8));
 	if (peer->options.prepare)
@@ -476,6 +553,8 @@ struct peer *peer_start(const struct peer_options *options, int *ret_fd)
 	peer->base = options->is_x86 ? kd_sign_extend32((uint32_t)peer_base(true)) : peer_base(false);
 	peer->fd = fds[1];
 	peer->is_running = true;
+	for (uint32_t i = 0; i < PROCESSORS; i++)
+		peer->dr7[i] = 0x400 | options->foreign_dr7;
 	pthread_mutex_init(&peer->lock, NULL);
 	kdcom_init(&peer->kdcom, KDCOM_TARGET);
 	prepare_memory(peer);
@@ -525,6 +604,30 @@ bool peer_is_running(struct peer *peer)
 	bool is_running = peer->is_running;
 	pthread_mutex_unlock(&peer->lock);
 	return is_running;
+}
+
+uint64_t peer_dr7(struct peer *peer, uint32_t processor)
+{
+	pthread_mutex_lock(&peer->lock);
+	uint64_t dr7 = peer->dr7[processor];
+	pthread_mutex_unlock(&peer->lock);
+	return dr7;
+}
+
+uint64_t peer_dr(struct peer *peer, uint32_t processor, uint32_t n)
+{
+	pthread_mutex_lock(&peer->lock);
+	uint64_t value = peer->dr[processor][n];
+	pthread_mutex_unlock(&peer->lock);
+	return value;
+}
+
+uint32_t peer_control_writes(struct peer *peer)
+{
+	pthread_mutex_lock(&peer->lock);
+	uint32_t count = peer->control_writes;
+	pthread_mutex_unlock(&peer->lock);
+	return count;
 }
 
 uint32_t peer_reads(struct peer *peer)

@@ -2,7 +2,8 @@
 // A kernel for tests, in a thread, at the other end of a socket pair: KDCOM in the target's role, a few pages of memory, a processor whose
 // instructions are one byte each, and the breakpoint table that NT has. And everything that can be wrong with it.
 //
-// Code runs from PEER_CODE round and round: 0x90 goes on, 0xCC stops. Memory is [PEER_BASE, PEER_BASE + PEER_SIZE), the page at
+// Code runs from PEER_CODE round and round: 0x90 goes on, 0xCC stops, PEER_WRITES writes a byte of data. Debug registers work as a processor's.
+// Memory is [PEER_BASE, PEER_BASE + PEER_SIZE), the page at
 // PEER_HOLE is not mapped.
 #ifndef TARGET_PEER_TEST_H
 #define TARGET_PEER_TEST_H
@@ -14,6 +15,9 @@
 #define PEER_CODE_LEN 0x100u
 #define PEER_HOLE_AT 0x6000u // offset from the base
 #define PEER_INT3_AT 0x40u   // offset in the code of a break instruction of its own
+#define PEER_WRITES 0x88u    // the instruction that writes
+#define PEER_WRITE_AT 0xC0u  // where it stands
+#define PEER_DATA_AT 0x3004u // what it writes
 #define PEER_LIST_AT 0x1000u // PsLoadedModuleList
 #define PEER_KDBG_AT 0x1200u // list head of debugger data; the block behind it
 
@@ -32,6 +36,8 @@ enum peer_fault {
 	PEER_CUT,           // closes after peer_options.cut_after bytes
 	PEER_KEEPS_BREAKPOINTS, // does not drop breakpoints in the code window
 	PEER_PROCESSORS,    // processor 9 of 4000000000
+	PEER_LOSES_DR6,     // reports DR6 as 0
+	PEER_LATE,          // when the last debug register is disarmed, processor 1 reports that it had met one, with no more in DR6
 	PEER_OBSERVED,      // a broker that has given control to another debugger: refuses SwitchProcessor
 };
 
@@ -40,6 +46,7 @@ struct peer_options {
 	bool is_x86;
 	bool is_stopped; // at the start; else it runs
 	uint32_t cut_after;
+	uint64_t foreign_dr7; // what another debugger has armed
 	// to be written into memory before the start, e.g. a hostile list of modules
 	void (*prepare)(uint8_t *memory, uint64_t base);
 };
@@ -55,6 +62,9 @@ uint64_t peer_base(bool is_x86);     // plain form
 uint32_t peer_breakpoints(struct peer *peer); // in its table
 uint8_t peer_byte(struct peer *peer, uint32_t offset);
 bool peer_is_running(struct peer *peer);
+uint64_t peer_dr7(struct peer *peer, uint32_t processor);
+uint64_t peer_dr(struct peer *peer, uint32_t processor, uint32_t n);
+uint32_t peer_control_writes(struct peer *peer);
 uint32_t peer_reads(struct peer *peer); // requests to read memory so far
 void peer_make_noise(struct peer *peer); // bytes that are no packet; they have arrived when this returns
 

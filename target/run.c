@@ -558,6 +558,7 @@ static struct vmkd_error *resume_recorded(struct vmkd_target *target, enum targe
 	target->run = run;
 	target->step_processor = target->stop.processor;
 	forget_stop(target);
+	target->has_version = target->has_kdbg; // what was not asked at this stop may have been at the next
 	return NULL;
 }
 

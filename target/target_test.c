@@ -618,6 +618,185 @@ static void breakpoint_refusals(void **state)
 	close_session(&session);
 }
 
+// ---- processor breakpoints -----------------------------------------------------------------------------------------------------
+
+static uint32_t watch(struct session *session, enum vmkd_breakpoint_kind kind, uint32_t size, uint64_t address, bool is_one_shot)
+{
+	const struct vmkd_breakpoint_options options = { .kind = kind, .size = size, .is_one_shot = is_one_shot };
+	uint32_t id = 99;
+
+	must(vmkd_breakpoint_set_with(session->target, address, &options, &id));
+	return id;
+}
+
+static void expect_hit(struct session *session, struct vmkd_event event, uint32_t id, uint32_t offset)
+{
+	assert_int_equal(event.kind, VMKD_EVENT_EXCEPTION);
+	assert_int_equal(event.reason, VMKD_STOP_BREAKPOINT);
+	assert_int_equal(event.breakpoint, id);
+	assert_int_equal(event.pc, session->base + offset);
+}
+
+static void processor_breakpoint_refusals(void **state)
+{
+	(void)state;
+	for (int is_x86 = 0; is_x86 < 2; is_x86++) {
+		struct session session = open_stopped(&(struct peer_options){ .is_stopped = true, .is_x86 = is_x86, .foreign_dr7 = 1 }, 5000);
+		struct vmkd_breakpoint_options options = { .kind = VMKD_BREAKPOINT_WRITE, .size = 3 };
+		uint32_t id = 77;
+		must_fail(vmkd_breakpoint_set_with(session.target, session.base, &options, &id), VMKD_E_ARGUMENT);
+		options.size = 4;
+		must_fail(vmkd_breakpoint_set_with(session.target, session.base + 2, &options, &id), VMKD_E_ARGUMENT);
+		options.kind = VMKD_BREAKPOINT_EXECUTE;
+		must_fail(vmkd_breakpoint_set_with(session.target, session.base, &options, &id), VMKD_E_ARGUMENT);
+		options.kind = (enum vmkd_breakpoint_kind)9;
+		must_fail(vmkd_breakpoint_set_with(session.target, session.base, &options, &id), VMKD_E_ARGUMENT);
+		for (uint32_t i = 0; i < 3; i++)
+			assert_int_equal(watch(&session, VMKD_BREAKPOINT_EXECUTE, 1, session.base + 0x80 + i, false), i);
+		options = (struct vmkd_breakpoint_options){ .kind = VMKD_BREAKPOINT_EXECUTE, .size = 1 };
+		must_fail(vmkd_breakpoint_set_with(session.target, session.base + 0x80, &options, &id), VMKD_E_ARGUMENT); // it exists
+		must_fail(vmkd_breakpoint_set_with(session.target, session.base + 0x90, &options, &id), VMKD_E_ARGUMENT); // the fourth is somebody else's
+		assert_int_equal(id, 77);
+		assert_int_equal(vmkd_breakpoint_count(session.target), 3);
+		must(vmkd_breakpoint_enable(session.target, 1, false));
+		must(vmkd_breakpoint_set_with(session.target, session.base + 0x90, &options, &id));
+		must(vmkd_breakpoint_remove(session.target, id));
+		must_fail(vmkd_breakpoint_remove(session.target, id), VMKD_E_NOT_FOUND);
+		close_session(&session);
+	}
+}
+
+// Each of them each round, and a code breakpoint among them; two in a row; one where the code breaks by itself comes first.
+static void processor_breakpoints_are_hit_every_round(void **state)
+{
+	(void)state;
+	for (int variant = 0; variant < 4; variant++) {
+		enum peer_fault fault = variant & 2 ? PEER_LOSES_DR6 : PEER_OK;
+		struct session session = open_stopped(&(struct peer_options){ .is_stopped = true, .is_x86 = variant & 1, .fault = fault }, 5000);
+		uint32_t first = watch(&session, VMKD_BREAKPOINT_EXECUTE, 1, session.base + 0x60, false);
+		uint32_t second = watch(&session, VMKD_BREAKPOINT_EXECUTE, 1, session.base + 0x61, false);
+		uint32_t data = watch(&session, VMKD_BREAKPOINT_WRITE, 4, session.base + PEER_DATA_AT, false), code;
+		must(vmkd_breakpoint_set(session.target, session.base + 0x90, false, &code));
+		for (int round = 0; round < 3; round++) {
+			expect_hit(&session, go(&session), first, 0x60);
+			assert_int_equal(peer_byte(session.peer, 0x60), 0x90);
+			expect_hit(&session, go(&session), second, 0x61);
+			expect_hit(&session, go(&session), code, 0x90);
+			expect_hit(&session, go(&session), data, PEER_WRITE_AT + 1);
+			assert_int_equal(go(&session).reason, VMKD_STOP_INT3);
+		}
+		must(vmkd_target_detach(session.target, false));
+		for (uint32_t processor = 0; processor < 2; processor++)
+			assert_int_equal(peer_dr7(session.peer, processor), 0x400);
+		close_session(&session);
+	}
+}
+
+static void every_processor_gets_the_registers(void **state)
+{
+	(void)state;
+	for (int is_x86 = 0; is_x86 < 2; is_x86++) {
+		struct session session = open_stopped(&(struct peer_options){ .is_stopped = true, .is_x86 = is_x86 }, 5000);
+		(void)watch(&session, VMKD_BREAKPOINT_WRITE, 2, session.base + PEER_DATA_AT, false);
+		for (uint32_t processor = 0; processor < 2; processor++) {
+			assert_int_equal(peer_dr(session.peer, processor, 0), session.base + PEER_DATA_AT);
+			assert_int_equal(peer_dr7(session.peer, processor), 0x400 | 1 | 5u << 16);
+		}
+		uint32_t writes = peer_control_writes(session.peer);
+		(void)go(&session);
+		(void)go(&session);
+		assert_int_equal(peer_control_writes(session.peer), writes); // nothing has changed
+		close_session(&session);
+	}
+}
+
+static void the_registers_of_others_stay(void **state)
+{
+	uint64_t foreign = 2u << 4 | 0xDu << 24; // the third, by its global bit
+	struct session session = open_stopped(&(struct peer_options){ .is_stopped = true, .foreign_dr7 = foreign }, 5000);
+	uint32_t id = watch(&session, VMKD_BREAKPOINT_EXECUTE, 1, session.base + 0x60, false);
+
+	(void)state;
+	expect_hit(&session, go(&session), id, 0x60);
+	assert_int_equal(peer_dr7(session.peer, 1), 0x400 | foreign | 1);
+	must(vmkd_breakpoint_remove(session.target, id));
+	assert_int_equal(go(&session).reason, VMKD_STOP_INT3);
+	assert_int_equal(peer_dr7(session.peer, 0), 0x400 | foreign);
+	close_session(&session);
+}
+
+static void processor_breakpoints_and_steps(void **state)
+{
+	struct session session = open_stopped(&(struct peer_options){ .is_stopped = true }, 5000);
+	uint32_t id = watch(&session, VMKD_BREAKPOINT_EXECUTE, 1, session.base + 0x60, false);
+	uint32_t data = watch(&session, VMKD_BREAKPOINT_READ_WRITE, 1, session.base + PEER_DATA_AT, true);
+
+	(void)state;
+	expect_hit(&session, go(&session), id, 0x60);
+	for (uint32_t i = 1; i < 4; i++) {
+		must(vmkd_target_step(session.target));
+		struct vmkd_event event = next(&session);
+		assert_int_equal(event.reason, VMKD_STOP_STEP);
+		assert_int_equal(event.pc, session.base + 0x60 + i);
+	}
+	// The handlers run, not the instruction; what was left out for the step is armed again all the same.
+	must(vmkd_target_go(session.target, VMKD_CONTINUE_NOT_HANDLED));
+	expect_hit(&session, next(&session), data, PEER_WRITE_AT + 1);
+	assert_int_equal(vmkd_breakpoint_count(session.target), 1); // it was for one time
+	assert_int_equal(go(&session).reason, VMKD_STOP_INT3);
+	expect_hit(&session, go(&session), id, 0x60);
+	must(vmkd_target_go(session.target, VMKD_CONTINUE_NOT_HANDLED));
+	expect_hit(&session, next(&session), id, 0x60); // nothing has run
+	close_session(&session);
+}
+
+static void a_disabled_processor_breakpoint_gives_its_register_back(void **state)
+{
+	struct session session = open_stopped(&(struct peer_options){ .is_stopped = true }, 5000);
+	uint32_t ids[4];
+	struct vmkd_breakpoint bp;
+
+	(void)state;
+	for (uint32_t i = 0; i < 4; i++)
+		ids[i] = watch(&session, VMKD_BREAKPOINT_EXECUTE, 1, session.base + 0x60 + i, false);
+	must(vmkd_breakpoint_enable(session.target, ids[1], false));
+	assert_true(vmkd_breakpoint_at(session.target, 1, &bp));
+	assert_false(bp.is_in_kernel);
+	assert_int_equal(bp.kind, VMKD_BREAKPOINT_EXECUTE);
+	assert_int_equal(bp.size, 1);
+	expect_hit(&session, go(&session), ids[0], 0x60);
+	expect_hit(&session, go(&session), ids[2], 0x62);
+	uint32_t fifth = watch(&session, VMKD_BREAKPOINT_EXECUTE, 1, session.base + 0x70, false);
+	must_fail(vmkd_breakpoint_enable(session.target, ids[1], true), VMKD_E_ARGUMENT);
+	must(vmkd_breakpoint_remove(session.target, fifth));
+	must(vmkd_breakpoint_enable(session.target, ids[1], true));
+	expect_hit(&session, go(&session), ids[3], 0x63);
+	assert_int_equal(go(&session).reason, VMKD_STOP_INT3);
+	expect_hit(&session, go(&session), ids[0], 0x60);
+	expect_hit(&session, go(&session), ids[1], 0x61);
+	close_session(&session);
+}
+
+// Processor 1 had met it and waits to say so, when it is gone: nobody's stop. What the kernel drops for it is set again.
+static void a_late_hit_of_what_is_gone_is_passed_over(void **state)
+{
+	(void)state;
+	for (int how = 0; how < 3; how++) {
+		struct session session = open_stopped(&(struct peer_options){ .is_stopped = true, .fault = PEER_LATE }, 5000);
+		uint32_t id = watch(&session, VMKD_BREAKPOINT_EXECUTE, 1, session.base + 0x60, how == 2), code;
+		expect_hit(&session, go(&session), id, 0x60);
+		if (how == 0)
+			must(vmkd_breakpoint_remove(session.target, id));
+		else if (how == 1)
+			must(vmkd_breakpoint_enable(session.target, id, false));
+		must(vmkd_breakpoint_set(session.target, session.base + 0x64, false, &code));
+		struct vmkd_event event = go(&session);
+		assert_int_equal(event.processor, 1);
+		expect_hit(&session, event, code, 0x64);
+		close_session(&session);
+	}
+}
+
 static void one_shot_goes_with_its_hit(void **state)
 {
 	struct session session = open_stopped(&(struct peer_options){ .is_stopped = true }, 5000);
@@ -742,6 +921,13 @@ int main(void)
 		cmocka_unit_test(step_moves_past_int3_without_running),
 		cmocka_unit_test(breakpoints_are_hit_every_round),
 		cmocka_unit_test(breakpoint_refusals),
+		cmocka_unit_test(processor_breakpoint_refusals),
+		cmocka_unit_test(processor_breakpoints_are_hit_every_round),
+		cmocka_unit_test(every_processor_gets_the_registers),
+		cmocka_unit_test(the_registers_of_others_stay),
+		cmocka_unit_test(processor_breakpoints_and_steps),
+		cmocka_unit_test(a_disabled_processor_breakpoint_gives_its_register_back),
+		cmocka_unit_test(a_late_hit_of_what_is_gone_is_passed_over),
 		cmocka_unit_test(one_shot_goes_with_its_hit),
 		cmocka_unit_test(writing_over_a_breakpoint_keeps_both),
 		cmocka_unit_test(go_returns_to_the_processor_that_stopped),

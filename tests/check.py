@@ -89,6 +89,7 @@ def stages(long):
               guard=1800),
         Stage("libram", "libvmkd reads the VM's RAM by itself", python("tests/test_libram.py"), built, guard=1800),
         Stage("hook", "libvmkd-vmm.so in QEMU, with a broker and a guest of the test's own", python("vmm/qemu_test.py"), built),
+        Stage("virtualkd", "guests with VirtualKD's transport", python("tests/test_virtualkd.py"), built, guard=1800),
         Stage("walk", "page walks against QEMU's own, in every paging mode", python("tests/test_walk.py"), built),
         Stage("hostile", "a hostile guest module against VMM and broker", python("tests/test_hostile.py"), built),
         Stage("e2e", "the whole way: guest, VMM, broker, client", python("tests/test_e2e.py"), built, guard=2400),

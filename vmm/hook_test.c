@@ -933,8 +933,6 @@ static void the_last_words_before_the_exit_are_not_lost(void **state)
 
 // ---- Start --------------------------------------------------------------------------------------
 
-static char runtime[64] = "/tmp/vmkd-hook-XXXXXX";
-
 static int clean_up(void **state)
 {
 	(void)state;
@@ -949,36 +947,6 @@ static int set_up(void **state)
 	snprintf(broker_socket_path, sizeof(broker_socket_path), "%s/hooktest/vmm.sock", getenv("VMKD_RUNTIME_DIR"));
 	machine_create(open("/dev/kvm", O_RDWR | O_CLOEXEC));
 	return 0;
-}
-
-// Start again with the library in front, and remove its folder afterwards.
-static int run_preloaded(char **argv)
-{
-	char path[4096], library[4200];
-	ssize_t len = readlink("/proc/self/exe", path, sizeof(path) - 1);
-	if (len < 0 || !mkdtemp(runtime))
-		return 1;
-	path[len] = 0;
-	char copy[4096];
-	snprintf(copy, sizeof(copy), "%s", path);
-	snprintf(library, sizeof(library), "%s/../libvmkd-vmm.so", dirname(copy));
-	setenv("LD_PRELOAD", library, 1);
-	setenv("VMKD_RUNTIME_DIR", runtime, 1);
-	setenv("VMKD_NAME", "hooktest", 1);
-	pid_t pid = fork();
-	if (pid == 0) {
-		execv(path, argv);
-		_exit(1);
-	}
-	int status = 1;
-	waitpid(pid, &status, 0);
-	char dir[100];
-	snprintf(dir, sizeof(dir), "%s/hooktest", runtime);
-	if (rmdir(dir) || rmdir(runtime)) { // fails if the library left its socket
-		perror(dir);
-		return 1;
-	}
-	return WIFEXITED(status) ? WEXITSTATUS(status) : 1;
 }
 
 // All tests run in a VMM that has made itself a daemon before it created its VM (QEMU's -daemonize), which must change nothing.
@@ -1011,7 +979,7 @@ int main(int argc, char **argv)
 	}
 	close(kvm);
 	if (!getenv("LD_PRELOAD"))
-		return run_preloaded(argv);
+		return run_preloaded(argv, "hooktest");
 	int status = become_daemon();
 	if (status >= 0)
 		return status;

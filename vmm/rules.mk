@@ -7,10 +7,11 @@ VMM_HOOK := vmm/hook.c vmm/vm.c vmm/park.c vmm/freeze.c vmm/link.c vmm/folder.c 
 
 $(call host_library,libvmkd-vmm.so,$(VMM_HOOK) $(VMM_CORE),-ldl,vmm/libvmkd-vmm.map)
 
-# The hook's test runs a guest under the real /dev/kvm. A sanitizer's runtime and a preloaded library do not go together.
+# The hook's tests run a guest under the real /dev/kvm. A sanitizer's runtime and a preloaded library do not go together.
 ifeq ($(SAN),)
 $(call unit_test,vmm-hook,vmm/hook_test.c vmm/tiny_vm.c vmm/test_broker.c vmm/fake_guest.c wire/ring.c,-lcmocka)
-$(O)/tests/vmm-hook: | $(O)/libvmkd-vmm.so
+$(call unit_test,vmm-virtualkd-hook,vmm/virtualkd_hook_test.c vmm/tiny_vm.c vmm/test_broker.c vmm/fake_guest.c wire/ring.c,-lcmocka)
+$(O)/tests/vmm-hook $(O)/tests/vmm-virtualkd-hook: | $(O)/libvmkd-vmm.so
 endif
 
 $(call unit_test,vmm-memory,vmm/memory_test.c vmm/memory.c,-lcmocka)

@@ -9,10 +9,14 @@
 #include "vmm/tiny_vm.h"
 
 #include <errno.h>
+#include <libgen.h>
 #include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -32,6 +36,9 @@ static const uint8_t guest_code[] = {
 	0xE6, EXIT_PORT,              // out 0x10, al
 	0xEB, 0xE1,                   // jmp loop
 };
+
+#define IN_AT 23u // of the code above
+#define OUT_DX_EAX 0xEF
 
 static const uint8_t spin_code[] = {
 	0xFF, 0x04, 0x25, 0x00, 0x91, 0x00, 0x00, // inc dword [COUNTER]
@@ -165,6 +172,12 @@ void set_cpl(struct cpu *c, uint8_t cpl)
 	assert_int_equal(ioctl(c->fd, KVM_SET_REGS, &r), 0);
 }
 
+void set_out(struct cpu *c)
+{
+	struct kvm_regs r = { .rip = OUT_CODE, .rflags = 0x3002 };
+	assert_int_equal(ioctl(c->fd, KVM_SET_REGS, &r), 0);
+}
+
 static void cpu_create(struct cpu *c, uint32_t index)
 {
 	c->fd = ioctl(m.vm_fd, KVM_CREATE_VCPU, (unsigned long)index);
@@ -194,6 +207,8 @@ void machine_create(int kvm_fd)
 	assert_int_equal(set_slot(1, EXTRA_GPA, EXTRA_SIZE, m.extra), 0);
 	write_tables();
 	memcpy(m.ram + CODE, guest_code, sizeof(guest_code));
+	memcpy(m.ram + OUT_CODE, guest_code, sizeof(guest_code));
+	m.ram[OUT_CODE + IN_AT] = OUT_DX_EAX;
 	memcpy(m.ram + CRASH, "\x0F\x0B", 2); // ud2
 	memcpy(m.ram + SPIN, spin_code, sizeof(spin_code));
 	cpu_create(&m.cpu[0], 0);
@@ -253,4 +268,36 @@ void register_area(void)
 	layout_area(m.ram, 0, AREA_FIRST);
 	load_register();
 	assert_code(CODE_OK);
+}
+
+// ---- The library in front ---------------------------------------------------------------------------
+
+int run_preloaded(char **argv, const char *vm_name)
+{
+	char runtime[64] = "/tmp/vmkd-hook-XXXXXX";
+	char path[4096], library[4200];
+	ssize_t len = readlink("/proc/self/exe", path, sizeof(path) - 1);
+	if (len < 0 || !mkdtemp(runtime))
+		return 1;
+	path[len] = 0;
+	char copy[4096];
+	snprintf(copy, sizeof(copy), "%s", path);
+	snprintf(library, sizeof(library), "%s/../libvmkd-vmm.so", dirname(copy));
+	setenv("LD_PRELOAD", library, 1);
+	setenv("VMKD_RUNTIME_DIR", runtime, 1);
+	setenv("VMKD_NAME", vm_name, 1);
+	pid_t pid = fork();
+	if (pid == 0) {
+		execv(path, argv);
+		_exit(1);
+	}
+	int status = 1;
+	waitpid(pid, &status, 0);
+	char dir[200];
+	snprintf(dir, sizeof(dir), "%s/%s", runtime, vm_name);
+	if (rmdir(dir) || rmdir(runtime)) { // fails if the library left its socket
+		perror(dir);
+		return 1;
+	}
+	return WIFEXITED(status) ? WEXITSTATUS(status) : 1;
 }

@@ -17,6 +17,7 @@
 #define EXTRA_SIZE (1u << 20)
 #define TABLES 0x2000u // page tables: PML4, PDPT, PD
 #define CODE 0x8000u
+#define OUT_CODE 0x8080u // the same, with out dx,eax instead
 #define BLOCK 0x9000u  // struct block
 #define SPIN 0x8100u     // code that counts for ever
 #define CRASH 0x8200u    // code that ends in a triple fault: there is no IDT
@@ -51,6 +52,9 @@ struct machine {
 
 extern struct machine m;
 
+// Start this program again with the library in front (test/../libvmkd-vmm.so), in a runtime folder of its own which must be empty afterwards. -> its exit status.
+int run_preloaded(char **argv, const char *vm_name);
+
 // Create the VM with both slots and both vCPUs. The kick signal is SIGUSR1.
 void machine_create(int kvm_fd);
 // End both vCPU threads, which must not be in the guest.
@@ -60,6 +64,8 @@ int set_slot(uint32_t slot, uint64_t gpa, uint64_t size, void *host);
 
 // Put the vCPU at the beginning of the call's code, in ring `cpl`.
 void set_cpl(struct cpu *c, uint8_t cpl);
+// The same with OUT_CODE, in ring 0.
+void set_out(struct cpu *c);
 // Let the vCPU run until something that its VMM must see; cpu_end waits for that and says what it was.
 void cpu_start(struct cpu *c);
 enum run_end cpu_end(struct cpu *c);
