@@ -20,7 +20,8 @@ struct command {
 #define OPTIONS_OF_BOTH \
 	"  --tcp ADDR:PORT            KDCOM on TCP, too, for WinDbg; a PORT alone: for this machine only\n" \
 	"  --no-ram                   leave every answer to the guest; nothing is read from the VM's RAM\n" \
-	"  --check-ram                the same, and hold the answers against RAM: differences on stderr and in `vmkd list`\n"
+	"  --check-ram                the same, and hold the answers against RAM: differences on stderr and in `vmkd list`\n" \
+	"  --absent                   while no debugger is attached the guest sees none; then no breakpoints in kernel code on x64 (PatchGuard)\n"
 #define OPTIONS_OF_RUN \
 	"  --link hook|debugcon       how guest and host meet; without it: the hook for KVM, else debugcon\n" \
 	OPTIONS_OF_BOTH \
@@ -34,9 +35,9 @@ struct command {
 	"NAME is what `vmkd run` was given, or VMKD_NAME in the environment of the VM."
 
 static const struct command commands[] = {
-	{ "run", "[--link hook|debugcon] [--tcp ADDR:PORT] [--no-ram|--check-ram] [--no-serve] [--private-ram] [--pause-when-silent[=MS]] NAME -- qemu-system-x86_64 ARGS...",
+	{ "run", "[--link hook|debugcon] [--tcp ADDR:PORT] [--no-ram|--check-ram] [--absent] [--no-serve] [--private-ram] [--pause-when-silent[=MS]] NAME -- qemu-system-x86_64 ARGS...",
 	  "start a VM with the link in place and serve it until it ends", cli_run, OPTIONS_OF_RUN },
-	{ "serve", "NAME [--tcp ADDR:PORT] [--no-ram|--check-ram] [--stay | --from STREAM]",
+	{ "serve", "NAME [--tcp ADDR:PORT] [--no-ram|--check-ram] [--absent] [--stay | --from STREAM]",
 	  "serve a VM that was started with the library preloaded, or whose `vmkd run` died; or a stock target", cli_serve, OPTIONS_OF_SERVE },
 	{ "list", "[--json]", "the VMs: name, pid, link, dialect, state, clients", cli_list, NULL },
 	{ "control", "NAME [show|take|give] [CLIENT] [--force]", "who of a VM's debuggers may change it, and who observes", cli_control,

@@ -29,7 +29,7 @@
 
 struct run {
 	const char *name, *link, *tcp;
-	bool no_ram, check_ram, private_ram;
+	bool no_ram, check_ram, private_ram, no_serve, is_absent;
 	uint32_t pause_ms; // --pause-when-silent; 0 = never
 	int vm_argc;
 	char **vm_argv;
@@ -40,6 +40,7 @@ struct run {
 	char **argv; // what is executed; NULL = vm_argv
 	char ram_id[QEMU_ID_MAX];
 	int broker_lock, vm_lock, watchdog;
+	bool has_started; // the name is, or was, ours
 };
 
 // ---- What was asked for -------------------------------------------------------------------------------------
@@ -49,7 +50,8 @@ static bool *flag_of(const char *word, struct run *r)
 	const struct {
 		const char *word;
 		bool *flag;
-	} flags[] = { { "--no-ram", &r->no_ram }, { "--check-ram", &r->check_ram }, { "--private-ram", &r->private_ram } };
+	} flags[] = { { "--no-ram", &r->no_ram }, { "--check-ram", &r->check_ram }, { "--private-ram", &r->private_ram }, { "--no-serve", &r->no_serve },
+		    { "--absent", &r->is_absent } };
 
 	for (size_t i = 0; i < sizeof(flags) / sizeof(flags[0]); i++)
 		if (strcmp(word, flags[i].word) == 0)
@@ -107,6 +109,8 @@ static int parse(int argc, char **argv, struct run *r)
 		return cli_usage("run", "--link %s: expected hook or debugcon", r->link);
 	if (r->no_ram && r->check_ram)
 		return cli_usage("run", CLI_RAM_CONFLICT);
+	if (r->no_serve && (r->tcp || r->no_ram || r->check_ram || r->is_absent || r->pause_ms))
+		return cli_usage("run", "--no-serve: --tcp, --no-ram, --check-ram and --absent are options of `vmkd serve` then, and " PAUSE " of nobody");
 	return 0;
 }
 
@@ -278,7 +282,8 @@ static struct error *claim_name(struct run *r)
 		return error;
 	if (vmdir_vm_is_alive(r->name, &pid))
 		return error_create(EBUSY, "the name %s is in use by the VM with pid %d: end that VM or choose another name", r->name, pid);
-	error = vmdir_lock_broker(r->name, &r->broker_lock);
+	if (!r->no_serve)
+		error = vmdir_lock_broker(r->name, &r->broker_lock);
 	if (!error)
 		error = vmdir_lock_vm(r->name, &r->vm_lock);
 	return error;
@@ -379,18 +384,18 @@ static struct error *serve_until_end(struct run *r, struct loop *loop, struct br
 	*ret_status = exit_status(pid);
 	if (*ret_status == 0 && r->is_qemu && r->qemu.is_daemonized && follow_daemon(r, w))
 		error = loop_run(loop);
-	return error ? error : broker_linger(broker);
+	return error || !broker ? error : broker_linger(broker);
 }
 
 static struct error *run_vm(struct run *r, struct loop *loop, struct watch *w, int *ret_status)
 {
 	struct broker_options options = { .name = r->name, .link = r->is_debugcon ? "debugcon" : "hook", .tcp = r->tcp, .no_ram = r->no_ram,
-					  .check_ram = r->check_ram, .pause_ms = r->pause_ms, .watchdog_fd = r->watchdog,
+					  .check_ram = r->check_ram, .is_absent = r->is_absent, .pause_ms = r->pause_ms, .watchdog_fd = r->watchdog,
 					  .ram_id = r->ram_id };
 	struct vm_facts facts = { 0 };
 	struct broker *broker = NULL;
 	int pid = 0;
-	struct error *error = broker_create(loop, &options, &broker);
+	struct error *error = r->no_serve ? NULL : broker_create(loop, &options, &broker);
 
 	if (error)
 		return error;
@@ -399,6 +404,7 @@ static struct error *run_vm(struct run *r, struct loop *loop, struct watch *w, i
 	snprintf(facts.link, sizeof(facts.link), "%s", options.link);
 	snprintf(facts.ram_id, sizeof(facts.ram_id), "%s", r->ram_id);
 	facts.pid = pid;
+	r->has_started = !error;
 	if (!error)
 		error = vmdir_write_facts(&facts);
 	if (!error)
@@ -445,9 +451,9 @@ int cli_run(int argc, char **argv)
 	qemu_free_args(r.argv);
 	if (r.vm_lock >= 0)
 		close(r.vm_lock);
-	if (r.broker_lock >= 0) {
+	if (r.broker_lock >= 0)
 		close(r.broker_lock);
+	if (r.broker_lock >= 0 || r.has_started)
 		vmdir_remove(r.name);
-	}
 	return error ? error_report("vmkd run", error) : status;
 }

@@ -2,10 +2,32 @@
 #include "cli/watch.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/signalfd.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+
+static void on_patience(struct loop_timer *timer)
+{
+	struct watch *w = timer->arg;
+
+	fprintf(stderr, "vmkd run: the VM (pid %d) was told to end and is still there; Ctrl-C or SIGTERM again kills it\n", w->pid);
+	w->is_patience_over = true;
+}
+
+static void tell_to_end(struct watch *w, const struct signalfd_siginfo *info)
+{
+	if (w->is_patience_over) {
+		kill(w->pid, SIGKILL);
+		return;
+	}
+	if (!w->patience.is_armed)
+		loop_timer_arm(w->loop, &w->patience, WATCH_PATIENCE_MS);
+	// Ctrl-C goes to the whole foreground group, the VM included: once is enough.
+	if (info->ssi_signo != SIGINT || info->ssi_code != SI_KERNEL)
+		kill(w->pid, (int)info->ssi_signo);
+}
 
 static void on_signal(struct loop_source *source, uint32_t events)
 {
@@ -23,10 +45,7 @@ static void on_signal(struct loop_source *source, uint32_t events)
 		loop_stop(w->loop);
 		return;
 	}
-	// Ctrl-C goes to the whole foreground group, the VM included: once is enough.
-	if (info.ssi_signo == SIGINT && info.ssi_code == SI_KERNEL)
-		return;
-	kill(w->pid, (int)info.ssi_signo);
+	tell_to_end(w, &info);
 }
 
 static void on_process(struct loop_source *source, uint32_t events)
@@ -35,6 +54,7 @@ static void on_process(struct loop_source *source, uint32_t events)
 
 	(void)events;
 	w->has_ended = true;
+	loop_timer_cancel(w->loop, &w->patience);
 	loop_remove(w->loop, &w->process);
 	loop_stop(w->loop);
 }
@@ -45,6 +65,7 @@ struct error *watch_init(struct watch *w, struct loop *loop, bool forwards)
 	sigset_t mask;
 
 	*w = (struct watch){ .loop = loop, .forwards = forwards, .pid_fd = -1 };
+	w->patience = (struct loop_timer){ .fn = on_patience, .arg = w };
 	w->signals.fd = w->process.fd = -1;
 	sigemptyset(&mask);
 	sigaddset(&mask, SIGINT);
@@ -64,6 +85,7 @@ void watch_deinit(struct watch *w)
 {
 	loop_remove(w->loop, &w->signals);
 	loop_remove(w->loop, &w->process);
+	loop_timer_cancel(w->loop, &w->patience);
 	close(w->signal_fd);
 	if (w->pid_fd >= 0)
 		close(w->pid_fd);

@@ -39,6 +39,10 @@ struct broker {
 	uint32_t told_version; // the refused_version that the user has been told, 0 = none
 	bool was_up;
 	int vm_pid;
+	char ram_id[64]; // debugcon: as its link was created with
+	bool is_stock;   // behind link_serial
+	bool is_absent;  // --absent
+	bool is_present; // for the guest
 	void (*on_up)(void *arg, int vm_pid);
 	void *on_up_arg;
 	time_t started;
@@ -357,8 +361,19 @@ static void clients_hold(void *arg, bool is_held)
 	b->link->ops->hold(b->link, is_held);
 }
 
+static void update_presence(struct broker *b)
+{
+	bool is_present = !b->is_absent || b->connections.count > 0;
+
+	if (is_present == b->is_present)
+		return;
+	b->is_present = is_present;
+	b->link->ops->set_present(b->link, is_present);
+}
+
 static void clients_turn(void *arg)
 {
+	update_presence(arg);
 	arm_session_timer(arg);
 }
 
@@ -396,14 +411,17 @@ static void on_connection(struct loop_source *source, uint32_t events)
 	connections_notice_ends(&b->connections);
 	if (!turn_away(b, fd))
 		connections_add(&b->connections, fd);
+	update_presence(b);
 }
 
 // ---- What the control socket tells ------------------------------------------------------------------------
 
 static const char *state_name(const struct broker *b)
 {
+	if (!b->is_present)
+		return "no client (--absent)";
 	if (!b->link->is_up)
-		return "no VMM";
+		return b->is_stock ? "no target" : "no VMM";
 	switch (session_state(&b->session)) {
 	case SESSION_NO_GUEST:
 		return "no guest module";
@@ -422,6 +440,8 @@ static void add_remark(cJSON *remarks, const char *text)
 // Why the guest answers what RAM could, or NULL.
 static const char *ram_remark(const struct broker *b)
 {
+	if (b->is_stock)
+		return NULL; // nobody expects any
 	if (b->answers.mode == ANSWERS_OFF)
 		return "--no-ram: every answer is the guest's own";
 	if (b->ram_remark)
@@ -600,6 +620,42 @@ static void start_ram_sock(struct broker *b, bool is_off)
 	error_free(error);
 }
 
+static struct error *create_link(struct broker *b, const struct broker_options *o, struct guest_link **ret)
+{
+	struct error *error;
+
+	snprintf(b->ram_id, sizeof(b->ram_id), "%s", o->ram_id ? o->ram_id : "");
+	if (strcmp(o->link, "serial") == 0)
+		error = link_serial_create(b->loop, o->from, &link_events, b, ret);
+	else if (strcmp(o->link, "debugcon") == 0)
+		error = link_debugcon_create(b->loop, b->name, b->ram_id, o->pause_ms, o->watchdog_fd, &link_events, b, ret);
+	else
+		error = link_hook_create(b->loop, b->name, &link_events, b, ret);
+	if (!error && !b->is_present)
+		(*ret)->ops->set_present(*ret, false);
+	return error;
+}
+
+struct error *broker_follow(struct broker *b, const char *link, const char *ram_id, int vm_pid)
+{
+	struct broker_options o = { .link = link, .ram_id = ram_id, .watchdog_fd = -1 };
+	struct guest_link *old = b->link, *now = NULL;
+	struct error *error = NULL;
+
+	if (strcmp(link, old->ops->name) != 0 || strcmp(ram_id, b->ram_id) != 0)
+		error = create_link(b, &o, &now);
+	if (error)
+		return error;
+	b->vm_pid = vm_pid;
+	if (!now)
+		return NULL;
+	if (old->is_up)
+		link_down(b);
+	b->link = now;
+	old->ops->destroy(old);
+	return NULL;
+}
+
 static struct error *start(struct broker *b, const struct broker_options *o)
 {
 	char path[RUNDIR_PATH_MAX];
@@ -607,14 +663,12 @@ static struct error *start(struct broker *b, const struct broker_options *o)
 
 	if (!error && o->tcp)
 		error = listen_tcp(b, o->tcp);
-	if (!error && strcmp(o->link, "debugcon") == 0)
-		error = link_debugcon_create(b->loop, b->name, o->ram_id, o->pause_ms, o->watchdog_fd, &link_events, b, &b->link);
-	else if (!error)
-		error = link_hook_create(b->loop, b->name, &link_events, b, &b->link);
+	if (!error)
+		error = create_link(b, o, &b->link);
 	if (!error)
 		error = ctl_create(b->loop, path, &ctl_ops, b, &b->ctl);
 	if (!error)
-		start_ram_sock(b, o->no_ram || o->check_ram);
+		start_ram_sock(b, o->no_ram || o->check_ram || b->is_stock);
 	// Last: whoever can connect finds everything else in place.
 	if (!error)
 		error = listen_kd(b);
@@ -636,6 +690,9 @@ struct error *broker_create(struct loop *loop, const struct broker_options *o, s
 	ram_init(&b->ram);
 	answers_init(&b->answers, o->check_ram ? ANSWERS_CHECK : o->no_ram ? ANSWERS_OFF : ANSWERS_ON, &b->ram);
 	b->vm_pid = o->vm_pid;
+	b->is_stock = strcmp(o->link, "serial") == 0;
+	b->is_absent = o->is_absent;
+	b->is_present = !o->is_absent;
 	b->on_up = o->on_up;
 	b->on_up_arg = o->arg;
 	b->started = time(NULL);

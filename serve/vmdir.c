@@ -228,15 +228,30 @@ void vmdir_read_facts(const char *name, struct vm_facts *ret)
 
 // ---- Life and death -----------------------------------------------------------------------------------
 
+static bool find_vmm(const char *name, unsigned long *ret_inode)
+{
+	char sock[RUNDIR_PATH_MAX];
+	struct error *error = rundir_path(name, "vmm.sock", sock);
+	bool listens = !error && proc_find_unix_listener(sock, ret_inode);
+
+	error_free(error);
+	return listens;
+}
+
+bool vmdir_vmm_listens(const char *name)
+{
+	unsigned long inode;
+
+	return find_vmm(name, &inode);
+}
+
 bool vmdir_vm_is_alive(const char *name, int *ret_pid)
 {
-	char lock[RUNDIR_PATH_MAX], sock[RUNDIR_PATH_MAX];
+	char lock[RUNDIR_PATH_MAX];
 	struct error *error = rundir_path(name, "vm.lock", lock);
 	unsigned long inode;
 	int holder;
 
-	if (!error)
-		error = rundir_path(name, "vmm.sock", sock);
 	if (error) {
 		error_free(error);
 		return false;
@@ -246,7 +261,7 @@ bool vmdir_vm_is_alive(const char *name, int *ret_pid)
 		*ret_pid = holder > 0 ? holder : 0;
 		return true;
 	}
-	if (!proc_find_unix_listener(sock, &inode))
+	if (!find_vmm(name, &inode))
 		return false;
 	*ret_pid = proc_find_socket_owner(inode);
 	return true;

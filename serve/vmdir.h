@@ -15,7 +15,7 @@
 struct vm_facts {
 	char name[RUNDIR_NAME_MAX + 1];
 	int pid;        // of the VM, 0 = unknown
-	char link[16];  // "hook", "debugcon"; "" = unknown
+	char link[16];  // "hook", "debugcon", "serial"; "" = unknown
 	char ram_id[64]; // debugcon: id of the memory backend whose file is the guest's RAM; "" = unknown
 };
 
@@ -34,6 +34,7 @@ ERROR_MUST_CHECK struct error *vmdir_write_facts(const struct vm_facts *facts);
 void vmdir_read_facts(const char *name, struct vm_facts *ret);
 
 bool vmdir_vm_is_alive(const char *name, int *ret_pid); // *ret_pid: 0 = unknown
+bool vmdir_vmm_listens(const char *name);               // the library in the VMM is there
 int vmdir_broker_pid(const char *name);                 // 0 = nobody serves it
 
 // The VM has ended and its last broker is leaving (lock already let go): remove the folder unless somebody has settled in again.

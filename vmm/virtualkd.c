@@ -96,8 +96,6 @@ static bool register_guest(struct virtualkd *k, struct call *c, const struct vir
 	struct call_args args = { .fn = CALL_REGISTER, .head = { STAND_IN_GPA }, .version = AREA_VERSION, .dialect_version = version };
 	if (c->state != CALL_ST_IDLE)
 		return false;
-	if (c->ending) // what is still in the old area is given up, as with every module that registers anew
-		call_cut(c, c->ending);
 	k->call_seq++;
 	return lay_out(k, x->arch) && make_call(k, c, x, &args, 0, 0, now_ms) == CODE_OK;
 }
