@@ -362,8 +362,6 @@ void connections_add_status(const struct connections *cs, cJSON *ret)
 
 		cJSON_AddNumberToObject(entry, "id", c->id);
 		cJSON_AddStringToObject(entry, "name", client_name(c->client));
-		if (client_pid(c->client))
-			cJSON_AddNumberToObject(entry, "pid", client_pid(c->client));
 		cJSON_AddStringToObject(entry, "role", is_controller(c) ? "controller" : "observer");
 		cJSON_AddBoolToObject(entry, "at_stop", session_is_at_stop(c->session));
 		cJSON_AddBoolToObject(entry, "asks", session_asks(c->session));
