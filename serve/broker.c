@@ -17,6 +17,7 @@
 #include "serve/ram_sock.h"
 #include "serve/session.h"
 #include "serve/stats.h"
+#include "serve/tap.h"
 #include "util/rundir.h"
 #include "util/sock.h"
 
@@ -49,6 +50,8 @@ struct broker {
 
 	struct guest_link *link;
 	struct link_guest guest; // as registered last
+	struct tap *tap;
+	uint32_t guest_endpoint; // in the tap
 	struct connections connections;
 	struct loop_timer session_timer;
 	struct ctl *ctl;
@@ -73,8 +76,9 @@ static void guest_sleeps(struct broker *b, const struct link_head *head)
 	const struct walk_regs regs = { .cr0 = head->cr0, .cr3 = head->cr3, .cr4 = head->cr4, .efer = head->efer };
 
 	answers_sleep(&b->answers, &regs, head->flags & LINK_F_NESTED);
-	if (head->flags & LINK_F_NESTED)
-		ram_sock_wakes(b->ram_sock); // it knows no nested registers
+	// It knows no nested registers; and what it lets debuggers read is in no trace.
+	if (head->flags & LINK_F_NESTED || tap_is_on(b->tap))
+		ram_sock_wakes(b->ram_sock);
 	else
 		ram_sock_sleeps(b->ram_sock, &regs, head->vcpu);
 }
@@ -95,6 +99,7 @@ static void to_guest_deliver(void *arg, uint16_t kd_type, uint16_t hdr_len, cons
 	if (kd_type == KD_PACKET_MANIPULATE)
 		answers_asked(&b->answers, body, body_len);
 	guest_wakes(b);
+	tap_packet(b->tap, b->guest_endpoint, TRACE_TO_TARGET, kd_type, body, body_len);
 	b->link->ops->deliver(b->link, kd_type, hdr_len, body, body_len, resumes);
 }
 
@@ -102,6 +107,7 @@ static void to_guest_breakin(void *arg)
 {
 	struct broker *b = arg;
 
+	tap_breakin(b->tap, b->guest_endpoint);
 	b->link->ops->breakin(b->link);
 }
 
@@ -109,6 +115,7 @@ static void to_guest_breakin_cancel(void *arg)
 {
 	struct broker *b = arg;
 
+	tap_note(b->tap, b->guest_endpoint, "the break-in is taken back");
 	b->link->ops->breakin_cancel(b->link);
 }
 
@@ -117,6 +124,7 @@ static void to_guest_resend(void *arg)
 	struct broker *b = arg;
 
 	guest_wakes(b);
+	tap_control(b->tap, b->guest_endpoint, TRACE_TO_TARGET, KDCOM_RESEND);
 	b->link->ops->resend(b->link);
 }
 
@@ -181,10 +189,21 @@ static void link_up(void *arg)
 	b->was_up = true;
 }
 
+static void note_gone(struct broker *b, enum link_gone reason)
+{
+	static const char *const notes[] = { [LINK_GONE_RESET] = TRACE_NOTE_GONE ": a reset", [LINK_GONE_SHUTDOWN] = TRACE_NOTE_GONE ": the machine is off",
+					     [LINK_GONE_BYE] = TRACE_NOTE_GONE ": it said so", [LINK_GONE_AREA] = TRACE_NOTE_GONE ": its pages are not there any more",
+					     [LINK_GONE_GUEST_ERROR] = TRACE_NOTE_GONE ": it broke the contract of the rings" };
+	bool is_known = reason < sizeof(notes) / sizeof(notes[0]) && notes[reason];
+
+	tap_note(b->tap, b->guest_endpoint, is_known ? notes[reason] : TRACE_NOTE_GONE);
+}
+
 static void link_gone(void *arg, enum link_gone reason)
 {
 	struct broker *b = arg;
 
+	note_gone(b, reason);
 	guest_wakes(b);
 	answers_forget_boot(&b->answers);
 	session_guest_gone(&b->session, reason);
@@ -202,6 +221,7 @@ static void link_registered(void *arg, const struct link_guest *guest)
 	struct broker *b = arg;
 
 	b->guest = *guest;
+	tap_note(b->tap, b->guest_endpoint, TRACE_NOTE_REGISTERED);
 	guest_wakes(b);
 	answers_forget_boot(&b->answers);
 	session_guest_registered(&b->session);
@@ -254,6 +274,7 @@ static void link_packet(void *arg, const struct link_head *head, const uint8_t *
 		guest_sleeps(b, head);
 	else
 		guest_wakes(b);
+	tap_packet(b->tap, b->guest_endpoint, TRACE_FROM_TARGET, head->kd_type, body, head->body_len);
 	hear_packet(b, head, body);
 	session_guest_packet(&b->session, head->seq, head->kd_type, head->hdr_len, body, head->body_len,
 			     head->flags & LINK_F_WAITS ? head->want : 0);
@@ -476,6 +497,8 @@ static void add_remarks(struct broker *b, cJSON *remarks)
 		add_remark(remarks, b->link->remark);
 	if (b->link->pause && pause_is_in_force(b->link->pause))
 		add_remark(remarks, "paused by vmkd (--pause-when-silent); it runs again as soon as the guest is asked for something");
+	if (tap_is_on(b->tap))
+		add_remark(remarks, "every packet is being recorded (vmkd trace)");
 	if (b->ram_sock_remark[0])
 		add_remark(remarks, b->ram_sock_remark);
 	if (b->link->refused_version) {
@@ -558,12 +581,43 @@ static const uint8_t *ctl_history(void *arg, size_t *ret_len)
 	return buf_data(&b->session.history);
 }
 
+// GetVersion is asked once for each boot, perhaps long ago; a recording without it is of little use as a target.
+static void record_version(struct broker *b)
+{
+	const struct kd_manipulate request = { .api = KD_API_GET_VERSION };
+	uint8_t body[KD_MANIPULATE_SIZE];
+	const uint8_t *reply;
+	uint32_t len;
+
+	if (kd_manipulate_encode(&request, KD_MACHINE_X64, body, sizeof(body)) != KD_OK || !answers_make(&b->answers, body, sizeof(body), &reply, &len))
+		return;
+	tap_packet_before(b->tap, b->guest_endpoint, TRACE_TO_TARGET, KD_PACKET_MANIPULATE, body, sizeof(body));
+	tap_packet_before(b->tap, b->guest_endpoint, TRACE_FROM_TARGET, KD_PACKET_MANIPULATE, reply, len);
+}
+
+// A recording that begins at a stop begins with it.
+static void ctl_trace(void *arg, int fd)
+{
+	struct broker *b = arg;
+	const struct session_packet *current = &b->session.current;
+
+	if (!tap_add_reader(b->tap, fd))
+		return;
+	ram_sock_wakes(b->ram_sock);
+	connections_observe(&b->connections);
+	if (session_state(&b->session) < SESSION_STOPPED || !current->kd_type)
+		return;
+	tap_packet_before(b->tap, b->guest_endpoint, TRACE_FROM_TARGET, current->kd_type, current->body, current->body_len);
+	record_version(b);
+}
+
 static const struct ctl_ops ctl_ops = {
 	.status = ctl_status,
 	.stats = ctl_stats,
 	.refresh_stats = ctl_refresh_stats,
 	.control = ctl_control,
 	.history = ctl_history,
+	.trace = ctl_trace,
 };
 
 // ---- Life -----------------------------------------------------------------------------------------------
@@ -699,8 +753,12 @@ struct error *broker_create(struct loop *loop, const struct broker_options *o, s
 	b->kd.fd = b->tcp.fd = b->kd.source.fd = b->tcp.source.fd = -1;
 	b->session_timer = (struct loop_timer){ .fn = on_session_timer, .arg = b };
 	session_init(&b->session, &session_ops, b);
-	connections_init(&b->connections, loop, &b->session, &connections_events, b);
-	error = start(b, o);
+	error = tap_create(loop, &b->tap);
+	connections_init(&b->connections, loop, &b->session, b->tap, &connections_events, b);
+	if (!error) {
+		b->guest_endpoint = tap_endpoint(b->tap, TRACE_GUEST, o->link);
+		error = start(b, o);
+	}
 	if (error) {
 		broker_destroy(b);
 		return error;
@@ -739,6 +797,7 @@ void broker_destroy(struct broker *b)
 	ctl_destroy(b->ctl);
 	if (b->link)
 		b->link->ops->destroy(b->link);
+	tap_destroy(b->tap);
 	ram_sock_destroy(b->ram_sock);
 	session_deinit(&b->session);
 	ram_deinit(&b->ram);

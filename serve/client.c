@@ -388,6 +388,11 @@ int client_pid(const struct client *c)
 	return sock_peer(c->fd, &pid, &uid) ? pid : 0;
 }
 
+void client_observe(struct client *c, const struct kdcom_observer *observer)
+{
+	c->kdcom.observer = observer;
+}
+
 const struct kdcom_counters *client_counters(const struct client *c)
 {
 	return &c->kdcom.counters;

@@ -50,6 +50,9 @@ void client_cancel(struct client *client);
 // Write what is due, after events that did not come from this client.
 void client_flush(struct client *client);
 
+// Somebody looks on at its frames from now on; borrowed, NULL = nobody.
+void client_observe(struct client *client, const struct kdcom_observer *observer);
+
 // Since this client came; borrowed, valid until it has left.
 const struct kdcom_counters *client_counters(const struct client *client);
 

@@ -24,6 +24,8 @@ struct connection {
 	bool is_behind;  // the guest is held back for it
 	bool is_stalled; // ... which does not read
 	struct loop_timer stall;
+	uint32_t endpoint; // in the tap
+	struct kdcom_observer observer;
 };
 
 // ---- Holding the guest back ---------------------------------------------------------------------------------
@@ -130,6 +132,38 @@ void connection_cancel(void *connection)
 	client_cancel(c->client);
 }
 
+// ---- Who looks on -----------------------------------------------------------------------------------------------
+
+static void on_seen(void *arg, const struct kdcom_seen *seen)
+{
+	struct connection *c = arg;
+
+	tap_frame(c->all->tap, c->endpoint, seen->is_out ? TRACE_FROM_TARGET : TRACE_TO_TARGET, seen->damage, seen->head, seen->head_len, seen->rest,
+		  seen->rest_len);
+}
+
+static void observe(struct connection *c)
+{
+	if (tap_is_on(c->all->tap))
+		client_observe(c->client, &c->observer);
+}
+
+void connections_observe(struct connections *cs)
+{
+	for (struct connection *c = cs->first; c; c = c->next)
+		observe(c);
+}
+
+static void make_endpoint(struct connection *c)
+{
+	char name[32];
+
+	snprintf(name, sizeof(name), "client %u", c->id);
+	c->observer = (struct kdcom_observer){ on_seen, c };
+	c->endpoint = tap_endpoint(c->all->tap, name, client_name(c->client));
+	observe(c);
+}
+
 // ---- What a client says -----------------------------------------------------------------------------------------
 
 static void from_packet(void *arg, uint16_t kd_type, const uint8_t *body, uint32_t body_len)
@@ -233,6 +267,8 @@ static void take_out(struct connection *c)
 	loop_timer_cancel(cs->loop, &c->stall);
 	sums_add(&cs->sums, client_counters(c->client));
 	session_client_left(c->session);
+	client_observe(c->client, NULL);
+	tap_endpoint_gone(cs->tap, c->endpoint);
 }
 
 static void has_left(void *arg)
@@ -268,9 +304,11 @@ static bool start(struct connection *c, int fd)
 	struct error *error = client_create(c->all->loop, fd, &client_events, c, &c->client);
 
 	if (!error) {
+		make_endpoint(c);
 		c->session = session_client_came(c->all->session, c);
 		if (c->session)
 			return true;
+		tap_endpoint_gone(c->all->tap, c->endpoint);
 		client_destroy(c->client);
 		error = error_create(0, "out of memory for one more debugger");
 	}
@@ -290,12 +328,13 @@ void connections_add(struct connections *cs, int fd)
 	// KD is a conversation of small packets. Fails on a Unix socket, where nothing is held back anyway.
 	(void)!setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
 	c->all = cs;
+	c->id = cs->last_id + 1;
 	c->stall = (struct loop_timer){ .fn = on_stall, .arg = c };
 	if (!start(c, fd)) {
 		free(c);
 		return;
 	}
-	c->id = ++cs->last_id;
+	cs->last_id = c->id;
 	*cs->end = c;
 	cs->end = &c->next;
 	cs->count++;
@@ -327,9 +366,10 @@ bool connections_are_owed(const struct connections *cs)
 	return false;
 }
 
-void connections_init(struct connections *cs, struct loop *loop, struct session *session, const struct connections_events *events, void *arg)
+void connections_init(struct connections *cs, struct loop *loop, struct session *session, struct tap *tap, const struct connections_events *events,
+		      void *arg)
 {
-	*cs = (struct connections){ .loop = loop, .session = session, .events = events, .arg = arg };
+	*cs = (struct connections){ .loop = loop, .session = session, .tap = tap, .events = events, .arg = arg };
 	cs->end = &cs->first;
 	cs->reaper = (struct loop_timer){ .fn = reap, .arg = cs };
 }
@@ -362,6 +402,8 @@ void connections_add_status(const struct connections *cs, cJSON *ret)
 
 		cJSON_AddNumberToObject(entry, "id", c->id);
 		cJSON_AddStringToObject(entry, "name", client_name(c->client));
+		if (client_pid(c->client))
+			cJSON_AddNumberToObject(entry, "pid", client_pid(c->client));
 		cJSON_AddStringToObject(entry, "role", is_controller(c) ? "controller" : "observer");
 		cJSON_AddBoolToObject(entry, "at_stop", session_is_at_stop(c->session));
 		cJSON_AddBoolToObject(entry, "asks", session_asks(c->session));

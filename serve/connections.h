@@ -14,6 +14,7 @@
 
 #include "serve/ctl.h"
 #include "serve/session.h"
+#include "serve/tap.h"
 #include "util/loop.h"
 
 #define CONNECTIONS_STALL_MS 1000u
@@ -41,6 +42,7 @@ struct connection; // one debugger; the closure of the session's client ops
 struct connections {
 	struct loop *loop;
 	struct session *session;
+	struct tap *tap;
 	const struct connections_events *events;
 	void *arg; // for events
 	struct connection *first, **end;
@@ -54,7 +56,8 @@ struct connections {
 };
 
 // Nobody is there. Everything is borrowed; the struct must not move afterwards.
-void connections_init(struct connections *cs, struct loop *loop, struct session *session, const struct connections_events *events, void *arg);
+void connections_init(struct connections *cs, struct loop *loop, struct session *session, struct tap *tap, const struct connections_events *events,
+		      void *arg);
 // Hang up on all of them.
 void connections_deinit(struct connections *cs);
 
@@ -64,6 +67,9 @@ void connections_add(struct connections *cs, int fd);
 void connections_turn_away(struct connections *cs, int fd, const char *text);
 // Those whose other end has hung up leave now: a debugger that comes back at once must not find its old connection in its way.
 void connections_notice_ends(struct connections *cs);
+
+// Somebody records: the tap sees every frame of all of them from now on.
+void connections_observe(struct connections *cs);
 
 // After an event that did not come from a client: hold the guest back if need be, and write what the session has said.
 void connections_flush(struct connections *cs);

@@ -301,18 +301,38 @@ void tap_frame(struct tap *tap, uint32_t endpoint, enum trace_direction directio
 	record_bytes(tap, endpoint, trace_flags_of(direction, damage), frame, head_len + rest_len);
 }
 
+static size_t make_frame(struct endpoint *e, enum trace_direction direction, uint16_t kd_type, const uint8_t *body, size_t body_len, uint8_t *to)
+{
+	uint32_t bit = direction == TRACE_TO_TARGET ? 2u : 1u;
+	size_t len = trace_frame_make(kd_type, KDCOM_ID_INITIAL | ((e->ids & bit) != 0), body, body_len, to);
+
+	e->ids ^= bit;
+	return len;
+}
+
 void tap_packet(struct tap *tap, uint32_t endpoint, enum trace_direction direction, uint16_t kd_type, const uint8_t *body, size_t body_len)
 {
 	uint8_t frame[KDCOM_FRAME_MAX];
 
 	if (!is_wanted(tap, endpoint))
 		return;
-	uint32_t bit = direction == TRACE_TO_TARGET ? 2u : 1u;
-	uint32_t *ids = &tap->endpoints[endpoint].ids;
-	size_t len = trace_frame_make(kd_type, KDCOM_ID_INITIAL | ((*ids & bit) != 0), body, body_len, frame);
-	*ids ^= bit;
+	size_t len = make_frame(&tap->endpoints[endpoint], direction, kd_type, body, body_len, frame);
 	if (len)
 		record_bytes(tap, endpoint, trace_flags_of(direction, KDCOM_WHOLE), frame, len);
+}
+
+void tap_packet_before(struct tap *tap, uint32_t endpoint, enum trace_direction direction, uint16_t kd_type, const uint8_t *body, size_t body_len)
+{
+	static const char note[] = "of before the recording";
+	uint8_t frame[KDCOM_FRAME_MAX];
+	struct pcapng_packet packet = { .time_ns = now_ns(), .flags = trace_flags_of(direction, KDCOM_WHOLE), .data = frame, .comment = note,
+					.comment_len = sizeof(note) - 1 };
+
+	if (!is_wanted(tap, endpoint))
+		return;
+	packet.len = (uint32_t)make_frame(&tap->endpoints[endpoint], direction, kd_type, body, body_len, frame);
+	if (packet.len)
+		put_packet(tap->readers, endpoint, &packet);
 }
 
 void tap_control(struct tap *tap, uint32_t endpoint, enum trace_direction direction, enum kdcom_control type)

@@ -20,7 +20,7 @@
 
 #define TAP_READERS_MAX 8u
 #define TAP_BUFFER_MAX (4u * 1024u * 1024u) // about 1000 of the largest packets
-#define TAP_ENDPOINTS_MAX 66u               // the guest, SESSION_CLIENTS_MAX clients, one that is being turned away
+#define TAP_ENDPOINTS_MAX 65u               // the guest, SESSION_CLIENTS_MAX clients
 #define TAP_NO_ENDPOINT UINT32_MAX
 
 struct tap;
@@ -44,6 +44,8 @@ void tap_frame(struct tap *tap, uint32_t endpoint, enum trace_direction directio
 	       const uint8_t *rest, size_t rest_len);
 // A packet that comes without framing: gets it, with ids that alternate for each direction.
 void tap_packet(struct tap *tap, uint32_t endpoint, enum trace_direction direction, uint16_t kd_type, const uint8_t *body, size_t body_len);
+// The same for the reader that came last alone: something of before its time that it needs, and is marked so.
+void tap_packet_before(struct tap *tap, uint32_t endpoint, enum trace_direction direction, uint16_t kd_type, const uint8_t *body, size_t body_len);
 // What is no packet: a control packet, a break-in, a line of text.
 void tap_control(struct tap *tap, uint32_t endpoint, enum trace_direction direction, enum kdcom_control type);
 void tap_breakin(struct tap *tap, uint32_t endpoint);

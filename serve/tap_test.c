@@ -344,6 +344,26 @@ static void test_others(void **state)
 	assert_int_equal(trace_direction_of(found.last.flags), TRACE_TO_TARGET);
 }
 
+// What the newest reader is told first is for nobody else.
+static void test_before(void **state)
+{
+	(void)state;
+	static const uint8_t body[] = { 1 };
+	int old = add_reader(), new = add_reader();
+
+	tap_packet_before(tap, 0, TRACE_FROM_TARGET, 7, body, sizeof(body));
+	tap_packet_before(tap, 0, TRACE_FROM_TARGET, 7, body, KDCOM_BODY_MAX + 1);
+	tap_packet_before(tap, TAP_NO_ENDPOINT, TRACE_FROM_TARGET, 7, body, sizeof(body));
+	read_to_end(new);
+	struct found f = look();
+	assert_int_equal(f.packets, 1);
+	assert_memory_equal(f.last.comment, "of before", 9);
+	file_len = 0;
+	read_to_end(old);
+	assert_int_equal(look().packets, 0);
+	tap_packet_before(tap, 0, TRACE_FROM_TARGET, 7, body, sizeof(body)); // nobody
+}
+
 // The broker's end ends the file in order.
 static void test_end_of_the_broker(void **state)
 {
@@ -365,6 +385,6 @@ int main(void)
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 	const struct CMUnitTest tests[] = { T(test_nobody),	  T(test_too_many_readers), T(test_too_many_endpoints), T(test_impossible_frames),
 					    T(test_slow_reader),  T(test_lost_endpoints),   T(test_gone_reader),	T(test_talking_reader),
-					    T(test_packets),	  T(test_made_frames),	    T(test_others),		T(test_end_of_the_broker) };
+					    T(test_packets),	  T(test_made_frames),	    T(test_others),		T(test_before), T(test_end_of_the_broker) };
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -8,16 +8,15 @@ real kernel played as targets, and recordings of the test kernel with everything
 import json
 import os
 import re
-import shutil
+import signal
 import struct
 import subprocess
-import tempfile
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pcapng
 from e2e import BOTH, DEBUGCON, Folder, attach, client_of, expect, main, refused, test
-from vm import GUARD_S, ROOT, VMKD
+from vm import GUARD_S, ROOT, VMKD, wait_for
 
 LUA = ROOT / "trace" / "wireshark" / "vmkd.lua"
 TESTDATA = ROOT / "wire" / "testdata"
@@ -400,6 +399,206 @@ def replay_sessions():
             # The two clients of the session are two endpoints; the first one's two stops are what the target did.
             text = folder.run("kd", f"trace:{path}", "-c", "g; .echo between; g")[1]
             expect(text.count("ends here") == 1, text[-800:])
+
+
+# ---- recordings ----------------------------------------------------------------------------------------------------------------------------
+
+class Recording:
+    """`vmkd trace` of a VM into FILE, from its first block on until stop()."""
+
+    def __init__(self, vm, path, *options):
+        self.path, self.log = path, path.with_suffix(".log")
+        vm.kd_socket()  # the broker's last socket
+        with open(self.log, "wb") as out:
+            self.process = subprocess.Popen([VMKD, "trace", vm.name, path, *options], env=vm.env, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
+
+    def __enter__(self):
+        wait_for("the recording", lambda: "recording" in self.said() and self.path.exists() and self.path.stat().st_size > 0, alive=self.process)
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.wait()
+
+    def said(self):
+        return self.log.read_text(errors="replace")
+
+    def stop(self, how=signal.SIGINT, status=0):
+        self.process.send_signal(how)
+        got = self.process.wait(GUARD_S)
+        expect(got == status, f"vmkd trace ended with {got} instead of {status}: {self.said()}")
+        return pcapng.read(self.path.read_bytes())
+
+
+def by_name(file):
+    return {i[2].decode(): number for number, i in enumerate(file.interfaces)}
+
+
+def packets_of(file, name):
+    endpoints = by_name(file)
+    expect(name in endpoints, f"no endpoint {name}: {sorted(endpoints)}")
+    return [p for p in file.packets if p.interface == endpoints[name]]
+
+
+def kinds(packets):
+    """(direction, packet type) of each, None for what is no frame."""
+    return [(p.direction, struct.unpack_from("<H", p.data, 4)[0] if len(p.data) >= 16 else None) for p in packets]
+
+
+def without_names(text):
+    """What a console prints from its first answer on, without what names the way to the target."""
+    lines = text[text.index("Windows Kernel Version"):].splitlines()
+    return [line for line in lines if not line.startswith(("Connected through", "Memory is read"))]
+
+
+@test("a session with two clients: recorded, shown by both, played with the same bytes", BOTH)
+def two_clients(way):
+    commands = "vertarget; lm; r; db @$ip L40; u @$ip L4; qs"
+    with way.vm("traced", "--scenario", "counter") as vm, client_of(vm) as kd:
+        with Recording(vm, vm.folder / "two.pcapng") as recording:
+            attach(kd)
+            expect("recorded" in str(vm.listed()["remarks"]), f"vmkd list does not say it: {vm.listed()}")
+            base = kd.version().kern_base
+            memory = kd.read_virtual(base, 0x1200)
+            status, text = vm.run("kd", f"vm:{vm.name}", "-c", commands)  # looks on; reads in packets, because of the recording
+            expect(status == 0, text)
+            kd.resume()
+            attach(kd)
+            second = kd.read_virtual(base + 0x40, 0x40)
+            file = recording.stop()
+        expect(sorted(by_name(file)) == ["client 1", "client 2", "guest"], f"endpoints: {by_name(file)}")
+        compare(recording.path, 40)
+        check_recording(file)
+        info = subprocess.run(["capinfos", recording.path], capture_output=True, text=True, timeout=GUARD_S)
+        expect(info.returncode == 0 and not info.stderr and f"Number of packets:   {len(file.packets)}" in info.stdout, info.stderr + info.stdout)
+        status, again = vm.run("kd", f"trace:{recording.path}", "-c", commands)
+        expect(status == 0 and without_names(text) == without_names(again), f"the console saw:\n{text}\nand in the replay:\n{again}")
+        played(vm, recording.path, base, memory, second)
+
+
+def check_recording(file):
+    """The guest's stop is the clients' stop, byte for byte; every reply has been asked for; nothing is missing, and the sums say so."""
+    stops = [p.data[16:-1] for p in packets_of(file, "guest") if kinds([p]) == [(pcapng.FROM_TARGET, 7)]]
+    expect(len(set(stops)) >= 2, f"{len(stops)} stops")
+    told = {p.data[16:256] for p in file.packets if kinds([p]) == [(pcapng.FROM_TARGET, 7)] and p.interface != by_name(file)["guest"]}
+    expect({stop[:240] for stop in stops} >= told and told, "a client was told a stop that the guest has not said")
+    for name in by_name(file):
+        requests = replies = 0
+        for way, kind in kinds(packets_of(file, name)):
+            requests += (way, kind) == (pcapng.TO_TARGET, 2)
+            replies += (way, kind) == (pcapng.FROM_TARGET, 2)
+            expect(replies <= requests, f"{name}: a reply before its request")
+    expect(set(file.statistics) == set(range(len(file.interfaces))), f"statistics of {sorted(file.statistics)}")
+    for number, (received, dropped) in file.statistics.items():
+        expect((received, dropped) == (sum(p.interface == number for p in file.packets), 0), f"endpoint {number}: {received}, {dropped}")
+    times = [p.time for p in file.packets]
+    expect(times == sorted(times), "times go back")
+
+
+def played(vm, path, base, memory, second):
+    """The recording as a target has what the client saw, at the stop at which it saw it, and nothing else."""
+    got, text = vm.run("kd", f"trace:{path}", "-c", f".writemem {path}.first {base:x} L{len(memory):x}; g; .writemem {path}.second {base + 0x40:x} L40")
+    expect(got == 0, text)
+    expect(Path(f"{path}.first").read_bytes() == memory, "other bytes at the first stop")
+    expect(Path(f"{path}.second").read_bytes() == second, "other bytes at the second stop")
+    refused(vm.run("kd", f"trace:{path}", "-c", f"db {base + 0x3000:x} L10"), 1, "not in the trace")
+    refused(vm.run("kd", f"trace:{path}", "-c", f"? @$ip; g; db {base:x} L10"), 1, "not in the trace")
+    refused(vm.run("kd", f"trace:{path}", "-c", "g; g; g; g; g; g; g"), 1, "the trace ends here")
+
+
+@test("a recording that begins at a stop begins with it, and plays")
+def begins_at_a_stop():
+    with DEBUGCON.vm("late", "--scenario", "counter") as vm, client_of(vm) as kd:
+        attach(kd)
+        base = kd.version().kern_base
+        with Recording(vm, vm.folder / "late.pcapng") as recording:
+            memory = kd.read_virtual(base, 0x80)
+            file = recording.stop()
+        first = packets_of(file, "guest")[:3]
+        expect(kinds(first) == [(pcapng.FROM_TARGET, 7), (pcapng.TO_TARGET, 2), (pcapng.FROM_TARGET, 2)], f"it begins with {kinds(first)}")
+        expect(all("before" in p.comment for p in first), f"not marked: {[p.comment for p in first]}")
+        status, text = vm.run("kd", f"trace:{recording.path}", "-c", f"vertarget; .writemem {recording.path}.bytes {base:x} L80")
+        expect(status == 0 and Path(f"{recording.path}.bytes").read_bytes() == memory, text)
+
+
+@test("resets, a client that leaves, damaged frames and break-ins are in the recording")
+def everything_else():
+    with DEBUGCON.vm("odd", "--scenario", "counter", "--reboot") as vm:
+        with Recording(vm, vm.folder / "odd.pcapng") as recording:
+            with client_of(vm) as kd:
+                attach(kd)
+                kd.link.sock.sendall(frame(2, bytes(56))[:-3] + b"\1\2\xAA")
+                kd.version()
+                kd.resume()
+            vm.qmp().call("system_reset")
+            with client_of(vm) as kd:
+                attach(kd)
+            file = recording.stop(signal.SIGTERM)
+        notes = [p.comment for p in file.packets if not p.data]
+        expect(any(n.startswith("gone") for n in notes) and "registered" in notes, f"comments: {notes}")
+        expect(any(p.flags >> 24 == 1 for p in packets_of(file, "client 1")), "the damaged frame is not marked")
+        expect((pcapng.TO_TARGET, 6) in kinds(packets_of(file, "client 1")) and (pcapng.FROM_TARGET, 6) in kinds(packets_of(file, "client 1")), "no RESETs")
+        expect(any(p.data == b"\x62" for p in packets_of(file, "client 2") + packets_of(file, "guest")), "no break-in")
+        compare(recording.path, 20)
+        text = vm.run("kd", f"trace:{recording.path}", "-c", "g; g; g; g; g; g")[1]
+        expect("started over" in text, f"the reset is not in the replay:\n{text[-1500:]}")
+
+
+@test("a recorder that does not read loses its own packets, and its file says how many; the other one has them all")
+def slow_recorder():
+    with DEBUGCON.vm("slow", "--scenario", "counter") as vm, client_of(vm) as kd:
+        with Recording(vm, vm.folder / "slow.pcapng") as slow, Recording(vm, vm.folder / "quick.pcapng") as quick:
+            attach(kd)
+            base = kd.version().kern_base
+            os.kill(slow.process.pid, signal.SIGSTOP)
+            for _ in range(2500):  # 10 MB: the buffer holds 4
+                kd.read_virtual_once(base, 3900)
+            os.kill(slow.process.pid, signal.SIGCONT)
+            wait_for("room in the buffer", lambda: slow.path.stat().st_size > 4_000_000)
+            kd.version()
+            lost, whole = slow.stop(), quick.stop()
+        expect(not any(dropped for _, dropped in whole.statistics.values()), f"the quick one lost some: {whole.statistics}")
+        for number, (received, dropped) in lost.statistics.items():
+            there = [p for p in lost.packets if p.interface == number]
+            expect(received == len(there) + dropped, f"endpoint {number}: {len(there)} there, {dropped} dropped, {received} in all")
+            expect(sum(p.dropped for p in there) <= dropped, "more are said to be missing than are")
+        dropped = sum(d for _, d in lost.statistics.values())
+        expect(dropped > 500 and len(lost.packets) + dropped <= len(whole.packets) + 4, f"{len(lost.packets)} and {dropped} of {len(whole.packets)}")
+        expect(f"; {dropped} more came too fast" in slow.said(), f"{dropped}: {slow.said()}")
+        expect("more came" not in quick.said(), quick.said())
+        expect(f"{max(p.dropped for p in lost.packets)} packets of" in vm.run("trace", "show", slow.path)[1], "trace show does not say it")
+
+
+@test("no broker, a file that is there, too many recorders, a full disk, a killed broker: one clear line each")
+def recording_refusals():
+    with DEBUGCON.vm("refused", "--scenario", "counter") as vm, client_of(vm) as kd:
+        attach(kd)
+        there = vm.folder / "there.pcapng"
+        there.write_bytes(b"mine")
+        refused(vm.run("trace", vm.name, there), 1, "is there already; --force")
+        expect(there.read_bytes() == b"mine", "the file was written to")
+        refused(vm.run("trace", vm.name, vm.folder / "no" / "folder"), 1, "No such file")
+        with Recording(vm, there, "--force"):
+            pass
+        recordings = [Recording(vm, vm.folder / f"{i}.pcapng").__enter__() for i in range(8)]
+        refused(vm.run("trace", vm.name, vm.folder / "nine.pcapng"), 1, "sent no trace")
+        for recording in recordings:
+            recording.stop()
+        full = subprocess.Popen([VMKD, "trace", vm.name, "/dev/full", "--force"], env=vm.env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        said = full.communicate(timeout=GUARD_S)[0].decode()
+        lines = said.strip().splitlines()
+        expect(full.returncode == 1 and sum("No space left" in line for line in lines) == 1 and lines[-1].startswith("vmkd trace: cannot write /dev/full"), said)
+        pipe = subprocess.Popen([VMKD, "trace", vm.name, "-"], env=vm.env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        expect(pipe.stdout.read(4) == b"\n\r\r\n", "no trace on stdout")
+        pipe.stdout.close()  # nobody reads it any more
+        kd.read_virtual(kd.version().kern_base, 0x20000)
+        expect(pipe.wait(GUARD_S) == 1 and b"Broken pipe" in pipe.stderr.read(), "a pipe that nobody reads")
+        pipe.stderr.close()
+        with Recording(vm, vm.folder / "killed.pcapng") as recording:
+            kd.version()
+            os.kill(vm.listed()["broker_pid"], signal.SIGKILL)
+            expect(recording.process.wait(GUARD_S) in (0, 1), recording.said())
+            pcapng.read(recording.path.read_bytes())  # whole blocks only
 
 
 if __name__ == "__main__":
