@@ -496,6 +496,35 @@ def kinds(way):
         expect(one.attach().pc == pc and two.read_virtual(base, 2) == b"MZ", "disturbed")
 
 
+@test("the console: who has control, what an observer is told, take, force, give", BOTH)
+def console_control(way):
+    with way.vm("clients", "--scenario", "counter") as vm, crowd(vm, 1) as (one,):
+        where = exports(one)["TkCpuCounters"]
+        target = ("kd", f"vm:{vm.name}", "-c")
+
+        def denied(command):
+            status, text = vm.run(*target, command)
+            line = text.strip().splitlines()[-1]
+            expect(status == 1 and line.startswith("vmkd kd:") and ("observes" in line), f"{command}: {status}: {text}")
+            return text
+
+        text = denied(f"eb {where:#x} 5a")
+        expect(text.count("Client 1 (pid ") == 1 and str(os.getpid()) in text, text)
+        for command in (f"bp {where:#x}", "r rax=1", "t", "~0s" if one.stop.processor else "p", ".reboot", ".crash", "wrmsr c0000102 0", f"f {where:#x} L 4 5a"):
+            denied(command)
+        expect(one.read_virtual(where, 4) == bytes(4) and vm.stats()["boots"] == 1, "an observer has changed something")
+        denied("control take")
+        done(vm.run(*target, "control; q"), "has control; this console observes", "Clients: 2")
+        refused(vm.run(*target, "control give"), 1, "no control")
+        refused(vm.run(*target, "control frob"), 1, "expected: control")
+        done(vm.run(*target, f"control take force; eb {where:#x} 77; control give; control; qs"), "This console has control", "Control is free")
+        expect(one.read_virtual(where, 1) == b"\x77" and vm.listed()["state"] != "running", f"{vm.listed()}")
+        with socket.socket(socket.AF_UNIX) as s:  # a target that is no vm:NAME
+            s.bind(str(vm.folder / "x"))
+            s.listen()
+            refused(vm.run("kd", f"unix:{vm.folder / 'x'}", "-c", "control"), 1, "not a vm:NAME")
+
+
 @test("16 clients: a step, a breakpoint and a break-in are told to each of them, 10 rounds", BOTH)
 def sixteen(way):
     with way.vm("clients", "--scenario", "counter") as vm, crowd(vm, 16) as clients:
