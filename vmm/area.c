@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-#define KNOWN_FEATURES (AREA_FEATURE_CONTROL_REGS | AREA_FEATURE_PRINT_BATCH)
+#define KNOWN_FEATURES (AREA_FEATURE_CONTROL_REGS | AREA_FEATURE_PRINT_BATCH | AREA_FEATURE_RX_SUM)
 
 // One copy of foreign memory. The empty asm keeps the compiler from reading the source a second time later.
 static void copy_in(void *to, const void *from, size_t len)
@@ -131,6 +131,7 @@ static int take_over(struct area *a, const struct gpa_map *map, gpa_t head, bool
 	a->nonce = h.page.nonce;
 	a->version = h.version;
 	a->features = h.features & KNOWN_FEATURES;
+	a->rx.is_summed = a->features & AREA_FEATURE_RX_SUM;
 	a->arch = h.arch;
 	a->page_count = h.page_count;
 	a->module_base = h.module_base;

@@ -115,6 +115,9 @@ enum call_code {
 // A bit that one side does not know is not accepted and changes nothing.
 #define AREA_FEATURE_CONTROL_REGS (1u << 0) // cr0..efer are written before each CALL_EXCHANGE with CALL_F_WAIT
 #define AREA_FEATURE_PRINT_BATCH (1u << 1)  // debug prints may stay in the ring until the next call or tick
+// Records of the receive ring carry a sum. A migration that ends between the host's writing and the guest's reading may bring the head as it is and
+// the ring's pages as they were, since the VMM does not know that the host wrote (seen): what lies there then is a request of an earlier lap.
+#define AREA_FEATURE_RX_SUM (1u << 2)
 
 // area_head.call_flags of CALL_EXCHANGE.
 #define CALL_F_WAIT (1u << 0) // sleep until a packet of type call_want is there
@@ -262,7 +265,7 @@ struct record_head {
 	uint16_t hdr_len;  // 0x0C message header: 56, 240, 16, 64, 12 by kd_type
 	uint16_t reserved; // 0x0E 0
 	uint32_t data_len; // 0x10 message data; hdr_len + data_len <= RECORD_BODY_MAX
-	uint32_t reserved2; // 0x14 0
+	uint32_t sum;      // 0x14 AREA_FEATURE_RX_SUM, receive ring: record_sum of wire/ring.h; else 0
 };
 WIRE_ASSERT_SIZE(struct record_head, RECORD_HEAD);
 WIRE_ASSERT_AT(struct record_head, len, 0);

@@ -144,6 +144,21 @@ static void encode_head(uint8_t *b, const struct ring_packet *p)
 	put_le32(b + offsetof(struct record_head, data_len), p->data_len);
 }
 
+static uint32_t sum_words(uint32_t sum, const uint8_t *bytes, uint32_t len)
+{
+	uint8_t last[4] = { 0 };
+	for (; len >= 4; bytes += 4, len -= 4)
+		sum = (sum ^ get_le32(bytes)) * 0x9E3779B1u + (sum >> 15); // an odd factor loses nothing, the shift brings high bits down
+	wire_copy(last, bytes, len);
+	return len ? (sum ^ get_le32(last)) * 0x9E3779B1u + (sum >> 15) : sum;
+}
+
+uint32_t record_sum(const uint8_t head[RECORD_HEAD], const uint8_t *hdr, uint32_t hdr_len, const uint8_t *data, uint32_t data_len)
+{
+	uint32_t sum = sum_words(1, head, offsetof(struct record_head, sum));
+	return sum_words(sum_words(sum, hdr, hdr_len), data, data_len);
+}
+
 // `b` is a private copy: the producer may be changing the ring at this moment.
 static int decode_head(const uint8_t *b, uint32_t used, struct ring_packet *ret)
 {
@@ -155,8 +170,7 @@ static int decode_head(const uint8_t *b, uint32_t used, struct ring_packet *ret)
 	};
 	uint32_t len = get_le32(b + offsetof(struct record_head, len));
 	uint32_t reserved = get_le16(b + offsetof(struct record_head, flags)) |
-	                    get_le16(b + offsetof(struct record_head, reserved)) |
-	                    get_le32(b + offsetof(struct record_head, reserved2));
+	                    get_le16(b + offsetof(struct record_head, reserved));
 	if (!packet_can_be(&p) || reserved || len > used || len != record_len((uint32_t)p.hdr_len + p.data_len))
 		return RING_E_RECORD;
 	*ret = p;
@@ -174,6 +188,8 @@ int ring_put(struct ring *r, const struct ring_packet *packet, const void *hdr, 
 		return RING_E_FULL;
 	uint8_t head[RECORD_HEAD];
 	encode_head(head, packet);
+	if (r->is_summed)
+		put_le32(head + offsetof(struct record_head, sum), record_sum(head, hdr, packet->hdr_len, data, packet->data_len));
 	uint32_t pos = copy_in(r, r->head, head, RECORD_HEAD);
 	pos = copy_in(r, pos, hdr, packet->hdr_len);
 	pos = copy_in(r, pos, data, packet->data_len);
@@ -195,6 +211,9 @@ int ring_take(struct ring *r, struct ring_packet *ret, uint8_t body[RECORD_BODY_
 		return RING_E_RECORD;
 	uint32_t body_len = (uint32_t)p.hdr_len + p.data_len;
 	(void)copy_out(r, pos, body, body_len); // the padding behind it is skipped, not read
+	uint32_t sum = r->is_summed ? record_sum(head, body, p.hdr_len, body + p.hdr_len, p.data_len) : 0;
+	if (get_le32(head + offsetof(struct record_head, sum)) != sum)
+		return RING_E_RECORD;
 	r->tail = advance(r, r->tail, record_len(body_len));
 	*ret = p;
 	return RING_OK;

@@ -24,6 +24,7 @@ struct ring {
 	uint32_t wrap;     // positions are counted modulo this
 	uint32_t head;     // producer's position
 	uint32_t tail;     // consumer's position
+	bool is_summed;    // records carry their sum (both ends agree: AREA_FEATURE_RX_SUM); false after ring_init
 };
 
 // A packet as both ends hold it outside the ring. `body` is hdr_len bytes of message header followed by data_len bytes of data.
@@ -54,8 +55,13 @@ WIRE_MUST_CHECK int ring_set_head(struct ring *r, uint32_t head); // consumer: t
 // hdr and data are copied. -> RING_OK, RING_E_FULL, RING_E_RECORD (lengths beyond RECORD_BODY_MAX).
 WIRE_MUST_CHECK int ring_put(struct ring *r, const struct ring_packet *packet, const void *hdr, const void *data);
 
+// What stands in record_head.sum: of the head's bytes with that field 0, then the packet's, 4 at a time, the last with zeros behind it.
+// hdr_len is a multiple of 4, as every KD message header is. Not a protection against anybody: it tells bytes of another time.
+uint32_t record_sum(const uint8_t head[RECORD_HEAD], const uint8_t *hdr, uint32_t hdr_len, const uint8_t *data, uint32_t data_len);
+
 // Consumer: copy the oldest record out and advance tail. `body` receives hdr_len + data_len bytes and has room for RECORD_BODY_MAX.
-// -> RING_OK, RING_E_EMPTY, RING_E_RECORD (tail unchanged, *ret and body unspecified).
+// -> RING_OK, RING_E_EMPTY, RING_E_RECORD (tail unchanged, *ret and body unspecified; also: not the
+// sum it carries).
 WIRE_MUST_CHECK int ring_take(struct ring *r, struct ring_packet *ret, uint8_t body[RECORD_BODY_MAX]);
 
 // The page (0-based, within the ring) that holds position pos: the guest touches the pages between two positions.

@@ -267,7 +267,7 @@ static void test_heads(struct selftest *t)
 		CHECK(t, take_with(0x04, 2, bad_types[i], 80) == RING_E_RECORD);
 	CHECK(t, take_with(0x06, 2, 1, 80) == RING_E_RECORD);       // flags
 	CHECK(t, take_with(0x0E, 2, 0x8000, 80) == RING_E_RECORD);  // reserved
-	CHECK(t, take_with(0x14, 4, 1, 80) == RING_E_RECORD);       // reserved2
+	CHECK(t, take_with(0x14, 4, 1, 80) == RING_E_RECORD);       // a sum where none is agreed
 	CHECK(t, take_with(0x0C, 2, 55, 80) == RING_E_RECORD);      // header length
 	CHECK(t, take_with(0x0C, 2, 0xFFFF, 80) == RING_E_RECORD);
 	CHECK(t, take_with(0x10, 4, 1, 80) == RING_E_RECORD);       // data length: the record would be longer
@@ -278,8 +278,43 @@ static void test_heads(struct selftest *t)
 	selftest_end(t);
 }
 
+// The producer's and the consumer's idea of sums, and a bit that changes between the two.
+static int take_summed(bool is_put_summed, bool is_take_summed, uint32_t flipped_at)
+{
+	struct ring producer, consumer;
+	struct ring_packet got = { 0 }, p = packet_of(KD_PACKET_MANIPULATE, KD_DATA_MAX - 1, 7); // into the second page
+	lay_out_pages();
+	if (ring_init(&producer, pages, 2, 104) != RING_OK || ring_init(&consumer, pages, 2, 104) != RING_OK)
+		return -1;
+	producer.is_summed = is_put_summed;
+	consumer.is_summed = is_take_summed;
+	if (put(&producer, &p) != RING_OK || ring_set_head(&consumer, producer.head) != RING_OK)
+		return -1;
+	if (flipped_at) {
+		uint32_t at = 104 + flipped_at;
+		pages[at / AREA_PAGE_PAYLOAD][AREA_PAGE_HEAD + at % AREA_PAGE_PAYLOAD] ^= 1;
+	}
+	return ring_take(&consumer, &got, taken);
+}
+
+static void test_sums(struct selftest *t)
+{
+	selftest_begin(t, "ring: sums of records");
+	CHECK(t, take_summed(true, true, 0) == RING_OK);
+	CHECK(t, take_summed(false, false, 0) == RING_OK);
+	CHECK(t, take_summed(true, false, 0) == RING_E_RECORD);
+	CHECK(t, take_summed(false, true, 0) == RING_E_RECORD);
+	static const uint32_t places[] = { 4, 8, 9, 20, 24, 79, 80, 2000, 3975, 3976, 4022 };
+	for (size_t i = 0; i < sizeof(places) / sizeof(places[0]); i++)
+		CHECK(t, take_summed(true, true, places[i]) == RING_E_RECORD);
+	CHECK(t, take_summed(true, true, 4023) == RING_OK); // padding
+	CHECK(t, take_summed(false, false, 2000) == RING_OK);
+	selftest_end(t);
+}
+
 void selftest_ring(struct selftest *t)
 {
+	test_sums(t);
 	test_init(t);
 	test_full(t);
 	test_put_refuses(t);

@@ -188,6 +188,9 @@ int area_take(struct area *a, struct ring_packet *ret, uint8_t body[RECORD_BODY_
 	for (;;) {
 		uint32_t from = a->rx.tail;
 		int err = ring_take(&a->rx, &packet, body);
+		// An older one than the last is of an earlier lap: a migration has brought the ring's page as it was, and the head as it is.
+		if (!err && (int32_t)(packet.seq - a->rx_done_seq) < 0)
+			err = RING_E_RECORD;
 		if (err == RING_E_RECORD)
 			area_count_refused(a);
 		if (err)

@@ -31,7 +31,7 @@
 #include "wire/portcall.h"
 #include "wire/ring.h"
 
-#define AREA_FEATURES (AREA_FEATURE_CONTROL_REGS | AREA_FEATURE_PRINT_BATCH)
+#define AREA_FEATURES (AREA_FEATURE_CONTROL_REGS | AREA_FEATURE_PRINT_BATCH | AREA_FEATURE_RX_SUM)
 
 struct area {
 	uint8_t *page[AREA_PAGES];  // [0] = head, then tx, then rx; made anew by area_bind

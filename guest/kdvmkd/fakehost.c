@@ -95,6 +95,7 @@ static uint32_t wait(struct fakehost *h, struct area_head *head)
 		return CODE_TIMEOUT;
 	struct fake_packet *q = &h->queue[0];
 	struct ring_packet p = { .kd_type = q->kd_type, .hdr_len = q->hdr_len, .data_len = q->len - q->hdr_len, .seq = ++h->rx_seq };
+	h->rx.is_summed = head->features & AREA_FEATURE_RX_SUM;
 	if (ring_set_tail(&h->rx, head->rx_tail) || ring_put(&h->rx, &p, q->body, q->body + q->hdr_len))
 		return CODE_REFUSED;
 	memmove(&h->queue[0], &h->queue[1], sizeof(h->queue[0]) * --h->queue_count);
@@ -286,6 +287,12 @@ static void control_regs(void *ctx, struct control_regs *ret)
 	*ret = (struct control_regs){ .cr0 = 0x80050033, .cr3 = 0x1aa000, .cr4 = 0x6f8, .efer = 0xd01 };
 }
 
+static void reload_translations(void *ctx)
+{
+	struct fakehost *h = ctx;
+	h->reloads++;
+}
+
 static void set_present(void *ctx, bool is_present)
 {
 	struct fakehost *h = ctx;
@@ -303,6 +310,7 @@ static uint64_t module_base(void *ctx)
 const struct machine fake_machine = {
 	.port_call = port_call, .port_read = port_read, .port_write = port_write, .pause = pause_cpu, .cycles = read_cycles,
 	.interrupt_time = read_interrupt_time, .physical = physical, .control_regs = control_regs,
+	.reload_translations = reload_translations,
 	.set_present = set_present, .module_base = module_base,
 };
 

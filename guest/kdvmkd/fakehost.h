@@ -28,6 +28,7 @@ struct fakehost {
 	bool has_hook, has_debugcon, has_broker;
 	bool is_deaf; // debugcon: the bytes stay unread
 	bool is_slow; // debugcon: the byte is read, the answer comes with fake_answer_late
+	uint32_t reloads;     // of translations
 	uint32_t slow_takes;  // ... or after so many signs of life, one every half REPLY_CYCLES
 	uint64_t slow_cycles; // of the last one
 

@@ -22,6 +22,7 @@ static bool accept_registration(struct transport *t, enum link_kind kind)
 		return false;
 	}
 	t->features = order_load(&area_head(&t->area)->host_features) & AREA_FEATURES;
+	t->area.rx.is_summed = t->features & AREA_FEATURE_RX_SUM;
 	t->is_nobody = false;
 	transport_set_present(t, true);
 	return true;

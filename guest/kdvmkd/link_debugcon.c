@@ -110,8 +110,21 @@ static uint32_t wait_for_reply(struct transport *t)
 	return CODE_SILENT;
 }
 
+// Under TCG, what a CPU writes through a translation that it has had since the beginning of a migration is not sent (seen with QEMU 7.2: the
+// first look at the dirty map clears it without making the CPUs look again). A kernel that runs changes CR3 all the time; one that is stopped in the
+// debugger never does, and would arrive with its memory of some seconds ago.
+static void reload_translations(struct transport *t)
+{
+	uint64_t now = t->machine->cycles(t->ctx);
+	if (now - t->reload_cycles < RELOAD_CYCLES)
+		return;
+	t->reload_cycles = now;
+	t->machine->reload_translations(t->ctx);
+}
+
 uint32_t debugcon_call(struct transport *t, bool is_wait)
 {
+	reload_translations(t);
 	bool is_first = t->rung_seq != t->area.call_seq;
 	bool is_heard = ring(t);
 	if (is_wait)

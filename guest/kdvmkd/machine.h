@@ -29,6 +29,8 @@ struct machine {
 	// The guest-physical address behind a virtual one.
 	gpa_t (*physical)(void *ctx, const void *page);
 	void (*control_regs)(void *ctx, struct control_regs *ret);
+	// Has this CPU look translations up anew (CR3 written with its own value).
+	void (*reload_translations)(void *ctx);
 	// Tell the kernel whether a debugger listens: KdDebuggerNotPresent and bit 1 of KUSER_SHARED_DATA.KdDebuggerEnabled
 	// (KD reference, section 1.9). Writes only what differs.
 	void (*set_present)(void *ctx, bool is_present);

@@ -54,6 +54,13 @@ static uint64_t read_cycles(void *ctx)
 		(uint64_t)value_;                                       \
 	})
 
+static void reload_translations(void *ctx)
+{
+	(void)ctx; // instructions need none
+	uintptr_t cr3 = (uintptr_t)READ_CR(3);
+	__asm__ volatile("mov %0, %%cr3" : : "r"(cr3) : "memory");
+}
+
 static void read_control_regs(void *ctx, struct control_regs *ret)
 {
 	(void)ctx; // instructions need none
@@ -132,6 +139,7 @@ static const struct machine this_machine = {
 	.interrupt_time = read_interrupt_time,
 	.physical = physical,
 	.control_regs = read_control_regs,
+	.reload_translations = reload_translations,
 	.set_present = set_present,
 	.module_base = module_base,
 };

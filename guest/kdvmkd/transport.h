@@ -39,6 +39,7 @@
 #define REPLY_CYCLES 3000000000ull        // 1 s for an answer after the byte was read: the host is there, and maybe busy
 #define REPLY_TURNS_MAX 10u               // of that, as long as the host takes something in each: a debugger that reads 16 lines a second
 #define WAIT_SLICE_CYCLES 300000000ull    // 100 ms of a debugcon wait, then KdReceivePacket returns 1 and is called again
+#define RELOAD_CYCLES 30000000ull         // 10 ms: how old a translation gets in calls and waits (link_debugcon.c)
 #define STEAL_CYCLES 300000000ull         // 100 ms: no entry that still runs takes that long beside a frozen machine
 #define SPIN_MAX 2000000u                 // turns of any of these spins where the counter stands still
 #define RETRY_MAX 1000u                   // repetitions of a call answered RETRY within one entry
@@ -91,6 +92,7 @@ struct transport {
 	enum link_kind asked;      // to whom the CALL_REGISTER in the head went, while it is unanswered
 	bool is_open;              // the call in the head has no final answer yet: the same one continues it
 	uint32_t open_fn, open_flags, open_want;
+	uint64_t reload_cycles;    // debugcon: when translations were reloaded last
 	uint32_t rung_seq;         // debugcon: call_seq for which a doorbell is or was under way
 	uint32_t ring_seq;         // debugcon: as area_head.ring_seq
 	uint32_t hello_count;      // debugcon: hellos since the last answer

@@ -543,6 +543,23 @@ static void suspicion_makes_one_call(void **state)
 	assert_int_equal(bench.h.calls, calls + 1);
 }
 
+static void a_wait_does_not_live_on_old_translations(void **state)
+{
+	(void)state;
+	setup(false, true);
+	transport_start(enter());
+	bench.h.cycles_per_look = RELOAD_CYCLES;
+	uint32_t before = bench.h.reloads;
+	send_exception();
+	for (uint32_t i = 0; i < 5; i++)
+		assert_int_equal(receive(), RECEIVE_TIMEOUT);
+	assert_in_range(bench.h.reloads - before, 5, 10);
+	bench.h.cycles_per_look = 1; // call after call
+	before = bench.h.reloads;
+	assert_int_equal(receive(), RECEIVE_TIMEOUT);
+	assert_in_range(bench.h.reloads - before, 0, 1);
+}
+
 static void debugcon_wait_rings_once(void **state)
 {
 	(void)state;
@@ -613,6 +630,7 @@ int main(void)
 		cmocka_unit_test(prints_survive_a_registration),
 		cmocka_unit_test(sleep_and_wake),
 		cmocka_unit_test(suspicion_makes_one_call),
+		cmocka_unit_test(a_wait_does_not_live_on_old_translations),
 		cmocka_unit_test(debugcon_wait_rings_once),
 		cmocka_unit_test(long_dialogue_wraps_both_rings),
 	};
