@@ -4,11 +4,12 @@
 #ifndef CLI_CLI_H
 #define CLI_CLI_H
 
-// vmkd run, serve, list, control, stats, trace; see above.
+// vmkd run, serve, list, control, history, stats, trace; see above.
 int cli_run(int argc, char **argv);
 int cli_serve(int argc, char **argv);
 int cli_list(int argc, char **argv);
 int cli_control(int argc, char **argv);
+int cli_history(int argc, char **argv);
 int cli_stats(int argc, char **argv);
 int cli_trace(int argc, char **argv);
 

@@ -13,6 +13,7 @@
 #include "serve/connections.h"
 #include "serve/ctl.h"
 #include "serve/guest_link.h"
+#include "serve/past.h"
 #include "serve/pause.h"
 #include "serve/ram_sock.h"
 #include "serve/session.h"
@@ -65,6 +66,7 @@ struct broker {
 	struct answers_difference first_difference; // that --check-ram has found; api 0 = none
 	unsigned differences_told;
 	struct session session;
+	struct past past;
 };
 
 // ---- Is the guest asleep? -----------------------------------------------------------------------------
@@ -137,7 +139,23 @@ static bool answer_from_ram(void *arg, const uint8_t *body, uint32_t body_len, c
 	return answers_make(&b->answers, body, body_len, ret, ret_len);
 }
 
+static uint32_t own_request(void *arg, uint8_t *body)
+{
+	struct broker *b = arg;
+
+	return past_request(&b->past, body);
+}
+
+static void own_reply(void *arg, const uint8_t *body, uint32_t body_len)
+{
+	struct broker *b = arg;
+
+	past_reply(&b->past, &b->session, body, body_len);
+}
+
 static const struct session_ops session_ops = {
+	.own_request = own_request,
+	.own_reply = own_reply,
 	.guest_deliver = to_guest_deliver,
 	.guest_breakin = to_guest_breakin,
 	.guest_breakin_cancel = to_guest_breakin_cancel,
@@ -207,6 +225,7 @@ static void link_gone(void *arg, enum link_gone reason)
 	guest_wakes(b);
 	answers_forget_boot(&b->answers);
 	session_guest_gone(&b->session, reason);
+	past_gone(&b->past, reason);
 	after_event(b);
 }
 
@@ -224,6 +243,7 @@ static void link_registered(void *arg, const struct link_guest *guest)
 	tap_note(b->tap, b->guest_endpoint, TRACE_NOTE_REGISTERED);
 	guest_wakes(b);
 	answers_forget_boot(&b->answers);
+	past_registered(&b->past, guest);
 	session_guest_registered(&b->session);
 	after_event(b);
 }

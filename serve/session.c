@@ -525,19 +525,20 @@ static void history_put(struct session *s, const uint8_t *body, uint32_t body_le
 		buf_clear(&s->history); // no memory: no history, and nothing else suffers
 }
 
-void session_history_before(struct session *s, const uint8_t *text, size_t len)
+void session_history_complete(struct session *s, size_t old_len, const uint8_t *text, size_t len, size_t new_len)
 {
-	size_t room = SESSION_HISTORY_MAX - s->history.len;
 	struct buf whole;
 
 	for (struct session_client *c = s->clients; c; c = c->next)
-		client_give_history(c, text, len);
-	if (len > room) {
-		text += len - room;
-		len = room;
+		client_give_history(c, text, new_len < len ? new_len : len);
+	if (len > SESSION_HISTORY_MAX) {
+		text += len - SESSION_HISTORY_MAX;
+		len = SESSION_HISTORY_MAX;
 	}
+	old_len = old_len < s->history.len ? old_len : s->history.len;
+	size_t kept = old_len < SESSION_HISTORY_MAX - len ? old_len : SESSION_HISTORY_MAX - len;
 	buf_init(&whole, SESSION_HISTORY_MAX);
-	if (buf_put(&whole, text, len) && (!s->history.len || buf_put(&whole, buf_data(&s->history), s->history.len))) {
+	if ((!kept || buf_put(&whole, buf_data(&s->history) + old_len - kept, kept)) && (!len || buf_put(&whole, text, len))) {
 		buf_deinit(&s->history);
 		s->history = whole;
 	} else {

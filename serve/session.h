@@ -39,7 +39,7 @@
 // What a kernel drops after 20 retries, since nobody listens (KD reference, section 1.9: prints, module loads, the first file request), is
 // treated so for a client, too: one that does not read delays a boot by 10 s, not for ever.
 //
-// Rules: one thread; ops must not call back into the session, but for session_history_before in own_request and own_reply. Packets accepted from a client are executed exactly once, even if the client
+// Rules: one thread; ops must not call back into the session, but for session_history_complete in own_request and own_reply. Packets accepted from a client are executed exactly once, even if the client
 // leaves; replies go to the client that asked or to nobody. Memory is bounded: SESSION_CLIENTS_MAX clients, SESSION_QUEUE_MAX bytes wait for each
 // slow one, then the oldest prints are dropped and counted, after them the oldest module loads. Bodies come from the guest or from a client and are never trusted to
 // be longer than body_len says.
@@ -220,8 +220,9 @@ void session_control_give(struct session *s, struct session_client *to);
 // Say one line to a client as a debug print. At most SESSION_BODY_MAX - 16 bytes are said.
 void session_tell(struct session_client *c, const char *text);
 void session_tell_all(struct session *s, const char *text);
-// The text of before this broker's time (serve/print_buffer.h) goes in front of the history, as far as there is room, and to the clients that are there.
-void session_history_before(struct session *s, const uint8_t *text, size_t len);
+// The kernel's own record of its prints up to now (serve/past.h), `len` bytes: the history is its first old_len bytes, then this. The clients that are there
+// are told the first new_len bytes, which nobody has heard.
+void session_history_complete(struct session *s, size_t old_len, const uint8_t *text, size_t len, size_t new_len);
 
 // ---- Time -------------------------------------------------------------------------------------------------
 void session_timer(struct session *s, uint64_t now_ms);

@@ -90,7 +90,7 @@ static void op_own_reply(void *arg, const uint8_t *body, uint32_t len)
 	require(w->is_own_asked);
 	require(len == 0 || len >= KD_MANIPULATE_SIZE);
 	w->is_own_asked = false;
-	session_history_before(&w->session, body, len);
+	session_history_complete(&w->session, len / 3, body, len, len / 2);
 }
 
 static void op_send(void *closure, uint16_t type, const uint8_t *body, uint32_t len, bool is_droppable)

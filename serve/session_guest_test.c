@@ -107,6 +107,18 @@ static void test_history_without_a_line_end(void **state)
 	assert_true(strlen(text) > SESSION_HISTORY_TOLD && strlen(text) < SESSION_HISTORY_TOLD + 100);
 }
 
+static void complete(size_t old_len, const char *all, size_t new_len)
+{
+	session_history_complete(&s, old_len, (const uint8_t *)all, strlen(all), new_len);
+}
+
+static void history_is(const char *expected)
+{
+	assert_int_equal(s.history.len, strlen(expected));
+	if (s.history.len)
+		assert_memory_equal(buf_data(&s.history), expected, s.history.len);
+}
+
 static void test_what_was_before_our_time_goes_in_front(void **state)
 {
 	char text[1024];
@@ -116,27 +128,36 @@ static void test_what_was_before_our_time_goes_in_front(void **state)
 	guest_prints("now\n");
 	client_comes(A);
 	hear(A, text, sizeof(text));
-	session_history_before(&s, (const uint8_t *)"then\n", 5);
+	complete(0, "then\nnow\n", 5);
 	hear(A, text, sizeof(text));
 	assert_string_equal(text, "vmkd: what the guest printed before:\nthen\nvmkd: and from now on:\n");
-	assert_int_equal(s.history.len, 9);
-	assert_memory_equal(buf_data(&s.history), "then\nnow\n", 9);
+	history_is("then\nnow\n");
+	complete(0, "then\nnow\n", 0); // nothing of it is news
+	hear(A, text, sizeof(text));
+	assert_string_equal(text, "");
 }
 
 static void test_what_was_before_our_time_does_not_push_out_what_is_newer(void **state)
 {
-	static uint8_t old[SESSION_HISTORY_MAX + 10];
+	static uint8_t all[SESSION_HISTORY_MAX + 10];
 
 	(void)state;
 	boot();
-	guest_prints("now\n");
-	memset(old, 'x', sizeof(old));
-	session_history_before(&s, old, sizeof(old));
+	guest_prints("old\nnow\n");
+	complete(4, "gap\nnow\n", 4);
+	history_is("old\ngap\nnow\n");
+	memset(all, 'x', sizeof(all));
+	all[sizeof(all) - 1] = '!';
+	session_history_complete(&s, 4, all, SESSION_HISTORY_MAX - 2, 0); // room for two bytes of what is older
 	assert_int_equal(s.history.len, SESSION_HISTORY_MAX);
-	assert_memory_equal(buf_data(&s.history) + SESSION_HISTORY_MAX - 5, "xnow\n", 5);
-	session_history_before(&s, old, sizeof(old)); // no room
+	assert_memory_equal(buf_data(&s.history), "d\nxx", 4);
+	session_history_complete(&s, s.history.len, all, sizeof(all), 0); // none
 	assert_int_equal(s.history.len, SESSION_HISTORY_MAX);
-	session_history_before(&s, NULL, 0);
+	assert_memory_equal(buf_data(&s.history) + SESSION_HISTORY_MAX - 2, "x!", 2);
+	complete(1000000, "", 1000); // more than there is
+	assert_int_equal(s.history.len, SESSION_HISTORY_MAX);
+	session_history_complete(&s, 0, NULL, 0, 0);
+	history_is("");
 }
 
 // ---- The broker's own questions ---------------------------------------------------------------------------------
