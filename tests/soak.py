@@ -27,7 +27,7 @@ import threading
 import time
 
 import e2e
-from e2e import BOTH, HOOK, attach, client_of, expect, test
+from e2e import BOTH, HOOK, KVM, Skip, attach, client_of, expect, test
 from kdclient import KdClient, KdClosed, KdError, KdRefused, Print, StateChange
 from vm import BUILD, GUARD_S, wait_for
 
@@ -46,6 +46,15 @@ def pattern(base, offset, count):
     words = b"".join(struct.pack("<Q", a) for a in range(start, base + offset + count + 8, 8))
     skip = base + offset - start
     return words[skip:skip + count]
+
+
+def go_on(kd):
+    """As a debugger does it, past the int3 of a break-in; who only observes may not move the processor."""
+    try:
+        kd.step_off_int3()
+    except KdRefused:
+        pass
+    kd.go()
 
 
 class Known:
@@ -165,7 +174,7 @@ class Debugger(Member):
 
     def run_on(self, kd):
         if kd.stop is not None:
-            kd.go()
+            go_on(kd)
             self.did["go"] += 1
         self.until_stop(kd, self.dice.random())
 
@@ -173,7 +182,7 @@ class Debugger(Member):
         if kd.stop is None or not self.crowd.can_int3:
             return
         handle = kd.write_breakpoint(self.crowd.known.tick)
-        kd.go()
+        go_on(kd)
         self.until_stop(kd, 1.0)
         if kd.stop is not None:
             kd.restore_breakpoint(handle)
@@ -185,7 +194,7 @@ class Debugger(Member):
     def leave(self, kd):
         way = self.dice.randrange(4)
         if way == 0 and kd.stop is not None:
-            kd.go()
+            go_on(kd)
         elif way == 1:  # in the middle of a packet
             kd.link.sock.sendall(b"0000\x02\0\x38\0" + bytes(self.dice.randrange(0, 40)))
         elif way == 2:  # with a request whose answer nobody will read
@@ -282,7 +291,7 @@ class Witness(Member):
                     event = kd._next_event(time.monotonic() + 0.5)
                     if isinstance(event, StateChange):
                         self.did[type(event).__name__] += 1
-                        kd.go()
+                        go_on(kd)
         except Exception as error:
             self.faults.append(f"{self.name}: {type(error).__name__}: {error}")
         self.faults += self.lines.faults
@@ -335,6 +344,9 @@ def judge_memory(samples):
 
 @test("crowd", BOTH)
 def crowd(way):
+    # Whoever loses control between two packets may go on without having moved the processor past its break instruction.
+    if way == HOOK and KVM == "software":
+        raise Skip("a KVM that survives a break instruction in long mode")
     port = free_port()
     with way.vm("soak", "--reboot", "--bigmap", BIG_MIB, "--scenario", "ticker=4", "--run", "--tcp", "--run", str(port)) as vm:
         c = Crowd(vm, port, way != HOOK)
