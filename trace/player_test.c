@@ -279,13 +279,14 @@ static void test_stops_are_apart(void **state)
 	record_context(0, 'a');
 	go(GUEST);
 	say(GUEST, KD_DEBUG_IO_PRINT, "between");
-	record_read(CLIENT, 0x1000, NULL, 3); // of a client that does not know that it runs
+	record_read(CLIENT, 0x3000, "now", 3); // of a client that does not know that it runs
 	stop(GUEST, 2);
 	record_context(1, 'b');
 	open_trace();
 	assert_int_equal(next_pc(), 1);
 	assert_int_equal(next_pc(), 1); // until it is resumed
 	must_read(0x1000, 3, "one", PLAYER_RECORDED);
+	must_read(0x3000, 3, "", PLAYER_NOT_RECORDED);
 	assert_int_equal(ask_context(0), 'a');
 	assert_int_equal(ask_context(1), '-');
 	player_resume(player);

@@ -158,6 +158,14 @@ static void test_options(void **state)
 	assert_int_equal(got.len, 4);
 	assert_int_equal(got.flags, 0);
 	assert_int_equal(got.comment_len, 0);
+	begin();
+	at = file_len;
+	put(&packet);
+	put_le16(file + at + 8 + 20 + 4 + 8 + 2, 0xFFF0); // the comment's
+	pcapng_reader_init(&reader);
+	assert_int_equal(read_all(&got), PCAPNG_MORE);
+	assert_int_equal(got.flags, 2);
+	assert_int_equal(got.comment_len, 0);
 }
 
 static void test_no_room(void **state)
