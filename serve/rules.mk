@@ -15,6 +15,7 @@ $(call unit_test,link_serial_test,serve/link_serial_test.c serve/link_serial.c s
 $(call unit_test,serial_talk_test,serve/serial_talk_test.c serve/serial_talk.c wire/kdapi.c wire/kdcom.c,-lcmocka)
 $(call unit_test,ram_sock_test,serve/ram_sock_test.c serve/ram_sock.c serve/ram_files.c util/error.c util/loop.c util/polling.c util/rundir.c util/sock.c,-lcmocka)
 $(call unit_test,last_words_test,serve/last_words_test.c serve/last_words.c serve/ram_files.c memory/ram.c vmm/area.c vmm/fake_guest.c wire/ring.c,-lcmocka)
+$(call unit_test,past_test,serve/past_test.c serve/past.c serve/print_buffer.c wire/kddata.c $(SESSION_SRC),-lcmocka)
 $(call unit_test,print_buffer_test,serve/print_buffer_test.c serve/print_buffer.c wire/kdapi.c wire/kddata.c,-lcmocka)
 $(call unit_test,tap_test,serve/tap_test.c serve/tap.c trace/pcapng.c trace/record.c util/buf.c util/error.c util/loop.c util/polling.c util/rundir.c,-lcmocka)
 $(call unit_test,pause_test,serve/pause_test.c serve/pause.c util/error.c util/loop.c util/polling.c util/rundir.c,-lcmocka -lcjson)

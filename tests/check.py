@@ -101,6 +101,7 @@ def stages(long):
               with_ram("check", python("tests/test_console.py", "--link", "debugcon")), built, guard=1800),
         Stage("quiet", "no calls while running, no CPU while stopped, no VM left paused", python("tests/test_quiet.py"), built, guard=1800),
         Stage("bench", "./bench: its judgements, and a short run's rows, CSV and picture; no figure is judged", python("tests/test_bench.py"), built),
+        Stage("late", "a host that comes late: old lines, modules, what must not be done to the kernel", python("tests/test_late.py"), built, guard=1800),
         Stage("prints", "nothing printed is lost, however the guest ends", python("tests/test_prints.py"), built, guard=2400),
         Stage("trace", "vmkd trace, replays, and tshark's reading of the same files", python("tests/test_trace.py"), built, guard=1800),
         Stage("demo", "./demo without a terminal", ["tests/demo.sh"], built),
