@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from e2e import Folder, Skip, attach, expect, main, refused, test
-from kdclient import BREAKPOINT, KdClient, Stop, Symbols
+from kdclient import BREAKPOINT, KdClient, KdRefused, Stop, Symbols
 from vm import GUARD_S, VMKD, Qmp, Vm, wait_for
 
 NAME = "stock"  # what the broker calls the target; the VM is called otherwise
@@ -67,9 +67,16 @@ class Stock(Folder):
         else:
             device = self.path / "tty"
             here, stream = f"PTY,link={device},raw,echo=0", f"serial:{device},115200"
-        self.bridge = subprocess.Popen(["socat", here, f"UNIX-CONNECT:{uart}"])
+        command = ["socat", here, f"UNIX-CONNECT:{uart}"]
+        self.bridge = subprocess.Popen(command)
+
+        def is_there():
+            if self.bridge.poll() is not None:  # QEMU's socket had its name already and nobody listening
+                self.bridge = subprocess.Popen(command)
+            return device.exists()
+
         if self.way == "serial":
-            wait_for("socat's pseudo-terminal", device.exists)
+            wait_for("socat's pseudo-terminal", is_there)
         return stream
 
     def serve(self, *options):
@@ -170,6 +177,30 @@ def session(way):
             kd.resume()
         stats = stock.stats()
         expect(stats["refused"] == 0, f"the broker refused something: {stats}")
+
+
+@test("many debuggers on one stock target")
+def many():
+    with Stock() as stock, stock.client() as holder, stock.client() as first, stock.client() as second:
+        attach(holder)
+        names = look_and_step(holder)
+        for kd in (first, second):
+            attach(kd)
+            expect(kd.stop.pc == holder.stop.pc, f"{kd.stop} beside {holder.stop}")
+            expect(kd.read_virtual(kd.version().kern_base, 2) == b"MZ", "no MZ at the kernel's base")
+            try:
+                kd.write_breakpoint(names["TkTick"])
+                raise AssertionError("an observer may set breakpoints")
+            except KdRefused:
+                pass
+        for kd in (first, second, holder):
+            kd.resume()
+        holder.break_in()
+        for kd in (first, second):
+            stop = kd.wait_stop()
+            expect(stop.pc == holder.stop.pc, f"{stop} beside {holder.stop}")
+        roles = sorted(c["role"] for c in stock.listed()["clients"])
+        expect(roles == ["controller", "observer", "observer"], f"list says {roles}")
 
 
 @test("vmkd kd through the broker, x64 and x86", ("x64", "x86"))
