@@ -74,6 +74,7 @@ def stages(long):
         Stage("kdclient", "the independent client against worked packets", python("tests/test_kdclient.py"), ()),
         Stage("conformance", "KDCOM conversations: the suite against itself, and the broker under debugcon, on a Unix socket and TCP",
               python("tests/conformance", "--start", "self", "--start", "debugcon", "--start", "debugcon-tcp"), built, guard=1800),
+        Stage("faultlink", "real debuggers through a stream on which things go wrong", python("tests/test_faultlink.py"), built, guard=1800),
         Stage("conformance-hook", "KDCOM conversations with the broker under the hook, on a Unix socket and TCP",
               python("tests/conformance", "--start", "hook", "--start", "hook-tcp"), built, guard=1800),
         Stage("conformance-serial", "KDCOM conversations with a stock serial target", python("tests/conformance", "--start", "serial"), built, guard=1800),
