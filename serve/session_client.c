@@ -458,10 +458,16 @@ struct session_client *session_client_came(struct session *s, void *closure)
 	return c;
 }
 
-// KDCOM repeats it under the new id.
+static bool is_notice_sent(const struct session_client *c)
+{
+	return c->is_in_flight && c->in_flight_kind == ITEM_NOTICE;
+}
+
+// KDCOM repeats it under the new id. A notice, too: the client may have read it already, and what it says to it must not be taken for an answer to
+// the stop behind it.
 static bool keeps_flight(const struct session_client *c)
 {
-	return c->is_in_flight && (c->in_flight_kind == ITEM_PRINT || (c->in_flight_kind == ITEM_STOP && c->believes));
+	return c->is_in_flight && (c->in_flight_kind == ITEM_PRINT || is_notice_sent(c) || (c->in_flight_kind == ITEM_STOP && c->believes));
 }
 
 void session_client_reset(struct session_client *c)
@@ -472,7 +478,8 @@ void session_client_reset(struct session_client *c)
 	if (s->asked_by == c)
 		s->is_asked_wanted = false; // an answer that is still to come was for the time before
 	c->is_pending_wanted = false;
-	c->is_deaf = c->is_greeting_due = c->is_notice_open = false;
+	c->is_deaf = c->is_greeting_due = false;
+	c->is_notice_open = is_notice_sent(c);
 	free(c->reply);
 	c->reply = NULL;
 	queue_drop(c, is_notice);
@@ -480,7 +487,7 @@ void session_client_reset(struct session_client *c)
 		c->is_in_flight = false;
 		s->ops->client_cancel(c->closure);
 	}
-	if (is_kept && c->in_flight_kind == ITEM_STOP)
+	if (is_kept && c->in_flight_kind != ITEM_PRINT)
 		return;
 	c->believes = 0;
 	if (s->is_announced && session_has_current(s))

@@ -606,6 +606,22 @@ static void test_silent_reset_gives_the_notice_then_a_fresh_start(void **state)
 	did("restart send(7 3031 droppable) expect(2)"); // the restart forgot that it was expected
 }
 
+// The RESET crosses the notice: the client may have read it and said Continue to it, and that is no answer to the stop that comes behind it.
+static void test_a_reset_does_not_overtake_the_notice(void **state)
+{
+	(void)state;
+	stopped_with_client();
+	session_guest_gone(&s, LINK_GONE_RESET);
+	boot();
+	guest_stops();
+	did("send(7 3031 droppable)");
+	session_client_reset(clients[0].c);
+	did(""); // KDCOM sends the notice again
+	client_acks(0);
+	client_asks(0, KD_API_CONTINUE2);
+	did("restart send(7 3030) expect(2)");
+}
+
 static void test_notice_that_nobody_continues_ends_by_itself(void **state)
 {
 	(void)state;
@@ -835,6 +851,7 @@ int main(void)
 		T(test_a_line_of_ours_is_a_print), T(test_prints_wait_bounded_and_in_order),
 		T(test_deaf_client_delays_a_boot_and_no_more),
 		T(test_silent_reset_gives_the_notice_then_a_fresh_start),
+		T(test_a_reset_does_not_overtake_the_notice),
 		T(test_notice_that_nobody_continues_ends_by_itself),
 		T(test_request_under_way_at_a_reset_fails),
 		T(test_announced_reboot_gives_no_second_notice),
