@@ -4,20 +4,18 @@
 // savevm, loadvm and delvm by human-monitor-command: they choose disks and the place of the VM's state by themselves, in every QEMU. The
 // jobs snapshot-save and -load would have to be given node names, which only the VM's command line knows. What exists is asked of
 // query-named-block-nodes, since that is JSON, and `info snapshots` is a table for people.
-#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "target/error.h"
-#include "target/monitor.h"
+#include "target/snapshot.h"
 #include "target/stream.h"
 #include "target/target.h"
 #include "util/rundir.h"
 
 #define TIMEOUT_MS 300000u // a snapshot writes all of the guest's memory
 #define REVERT_MS 3000u    // a guest of another time is found again within a second or so
-#define FOUND_MAX 1000u
 #define SAID_MAX 400u
 
 // ---- names ---------------------------------------------------------------------------------------------------------------------
@@ -56,7 +54,7 @@ static bool says(const char *said, const char *const *words, size_t count)
 }
 
 // QEMU's words, and what to do about them.
-static struct vmkd_error *explain(const struct vmkd_target *target, const char *what, const char *said)
+static struct vmkd_error *explain(const char *vm_name, const char *what, const char *said)
 {
 	static const char *const NO_DISK[] = { "No block device", "no block device", "does not support snapshots", "can store vmstate" };
 	static const char *const NO_SUCH[] = { "does not exist", "not have the requested snapshot", "can't find snapshot", "No such snapshot" };
@@ -68,18 +66,18 @@ static struct vmkd_error *explain(const struct vmkd_target *target, const char *
 		advice = "; the VM needs a qcow2 disk, and no writable disk of another format: qemu-img create -f qcow2 FILE 1G, then "
 			 "-drive if=none,id=vmstate,file=FILE";
 	bool is_missing = says(said, NO_SUCH, sizeof(NO_SUCH) / sizeof(NO_SUCH[0]));
-	return vmkd_error_create(is_missing ? VMKD_E_NOT_FOUND : VMKD_E_TARGET, "QEMU of %s cannot %s: %s%s", target->vm_name, what, said, advice);
+	return vmkd_error_create(is_missing ? VMKD_E_NOT_FOUND : VMKD_E_TARGET, "QEMU of %s cannot %s: %s%s", vm_name, what, said, advice);
 }
 
-static struct vmkd_error *run(const struct vmkd_target *target, struct monitor *monitor, const char *what, const char *command,
-			      const char *name, uint64_t deadline)
+struct vmkd_error *snapshot_command(struct monitor *monitor, const char *vm_name, const char *what, const char *command, const char *name,
+				    uint64_t deadline)
 {
 	char line[32 + VMKD_SNAPSHOT_NAME_MAX], said[SAID_MAX];
 
 	snprintf(line, sizeof(line), "%s %s", command, name);
 	struct vmkd_error *error = monitor_human(monitor, line, deadline, said, sizeof(said));
 	if (!error && said[0] != '\0')
-		error = explain(target, what, said);
+		error = explain(vm_name, what, said);
 	return error;
 }
 
@@ -109,19 +107,14 @@ static bool decode(const cJSON *item, struct vmkd_snapshot *ret)
 	return true;
 }
 
-struct found {
-	struct vmkd_snapshot *list; // FOUND_MAX of them
-	size_t count;
-};
-
 // A node and what lies on top of it tell of the same ones.
-static void add(struct found *found, const struct vmkd_snapshot *snapshot)
+static void add(struct vmkd_snapshot *list, size_t *count, const struct vmkd_snapshot *snapshot)
 {
-	for (size_t i = 0; i < found->count; i++)
-		if (strcmp(found->list[i].name, snapshot->name) == 0)
+	for (size_t i = 0; i < *count; i++)
+		if (strcmp(list[i].name, snapshot->name) == 0)
 			return;
-	if (found->count < FOUND_MAX)
-		found->list[found->count++] = *snapshot;
+	if (*count < SNAPSHOTS_MAX)
+		list[(*count)++] = *snapshot;
 }
 
 static int by_time(const void *a, const void *b)
@@ -133,49 +126,57 @@ static int by_time(const void *a, const void *b)
 	return left->vm_clock_ms < right->vm_clock_ms ? -1 : left->vm_clock_ms > right->vm_clock_ms;
 }
 
-static void collect(const cJSON *nodes, struct found *found)
+static size_t collect(const cJSON *nodes, struct vmkd_snapshot *list)
 {
 	const cJSON *node, *item;
 	struct vmkd_snapshot snapshot;
+	size_t count = 0;
 
 	cJSON_ArrayForEach(node, nodes) {
 		const cJSON *image = cJSON_GetObjectItemCaseSensitive(node, "image");
 		cJSON_ArrayForEach(item, cJSON_GetObjectItemCaseSensitive(image, "snapshots"))
 			if (decode(item, &snapshot))
-				add(found, &snapshot);
+				add(list, &count, &snapshot);
 	}
-	qsort(found->list, found->count, sizeof(found->list[0]), by_time);
+	qsort(list, count, sizeof(list[0]), by_time);
+	return count;
 }
 
-// found->list is the caller's to free, also after a failure.
-static struct vmkd_error *find(struct monitor *monitor, uint64_t deadline, struct found *found)
+struct vmkd_error *snapshot_list(struct monitor *monitor, uint64_t deadline, struct vmkd_snapshot *ret, size_t *ret_count)
 {
 	cJSON *arguments = cJSON_CreateObject(), *nodes = NULL;
 
-	found->list = calloc(FOUND_MAX, sizeof(found->list[0]));
-	if (!found->list || !cJSON_AddTrueToObject(arguments, "flat")) {
+	if (!cJSON_AddTrueToObject(arguments, "flat")) {
 		cJSON_Delete(arguments);
 		return error_no_memory();
 	}
 	struct vmkd_error *error = monitor_execute(monitor, "query-named-block-nodes", arguments, deadline, &nodes);
 	if (!error)
-		collect(nodes, found);
+		*ret_count = collect(nodes, ret);
 	cJSON_Delete(nodes);
 	return error;
 }
 
+// Into memory of its own: *ret is the caller's to free, also after a failure.
+static struct vmkd_error *find(struct monitor *monitor, uint64_t deadline, struct vmkd_snapshot **ret, size_t *ret_count)
+{
+	*ret = calloc(SNAPSHOTS_MAX, sizeof(**ret));
+	return *ret ? snapshot_list(monitor, deadline, *ret, ret_count) : error_no_memory();
+}
+
 static struct vmkd_error *check_exists(const struct vmkd_target *target, struct monitor *monitor, const char *name, uint64_t deadline)
 {
-	struct found found = { .count = 0 };
-	struct vmkd_error *error = find(monitor, deadline, &found);
+	struct vmkd_snapshot *list;
+	size_t count = 0;
+	struct vmkd_error *error = find(monitor, deadline, &list, &count);
 	bool is_there = false;
 
-	for (size_t i = 0; i < found.count; i++)
-		is_there |= strcmp(found.list[i].name, name) == 0;
-	free(found.list);
+	for (size_t i = 0; i < count; i++)
+		is_there |= strcmp(list[i].name, name) == 0;
+	free(list);
 	if (error || is_there)
 		return error;
-	return vmkd_error_create(VMKD_E_NOT_FOUND, "%s has no snapshot '%s': `snapshots` lists its %zu", target->vm_name, name, found.count);
+	return vmkd_error_create(VMKD_E_NOT_FOUND, "%s has no snapshot '%s': `snapshots` lists its %zu", target->vm_name, name, count);
 }
 
 // ---- the API -------------------------------------------------------------------------------------------------------------------
@@ -194,7 +195,7 @@ struct vmkd_error *vmkd_snapshot_take(struct vmkd_target *target, const char *na
 	if (!error)
 		error = open_monitor(target, deadline, &monitor);
 	if (!error)
-		error = run(target, monitor, "take a snapshot", "savevm", name, deadline);
+		error = snapshot_command(monitor, target->vm_name, "take a snapshot", "savevm", name, deadline);
 	monitor_close(monitor);
 	return error;
 }
@@ -241,7 +242,7 @@ struct vmkd_error *vmkd_snapshot_revert(struct vmkd_target *target, const char *
 	if (!error)
 		error = check_exists(target, monitor, name, deadline);
 	if (!error)
-		error = run(target, monitor, "load the snapshot, and the VM may be left paused", "loadvm", name, deadline);
+		error = snapshot_command(monitor, target->vm_name, "load the snapshot (the VM may be paused now)", "loadvm", name, deadline);
 	monitor_close(monitor);
 	return error ? error : start_over(target);
 }
@@ -257,7 +258,7 @@ struct vmkd_error *vmkd_snapshot_delete(struct vmkd_target *target, const char *
 	if (!error)
 		error = check_exists(target, monitor, name, deadline);
 	if (!error)
-		error = run(target, monitor, "delete the snapshot", "delvm", name, deadline);
+		error = snapshot_command(monitor, target->vm_name, "delete the snapshot", "delvm", name, deadline);
 	monitor_close(monitor);
 	return error;
 }
@@ -265,17 +266,18 @@ struct vmkd_error *vmkd_snapshot_delete(struct vmkd_target *target, const char *
 struct vmkd_error *vmkd_snapshots_read(struct vmkd_target *target, struct vmkd_snapshot *buffer, size_t max, size_t *ret_count)
 {
 	uint64_t deadline = deadline_of(0);
-	struct found found = { .count = 0 };
+	struct vmkd_snapshot *list = NULL;
 	struct monitor *monitor = NULL;
+	size_t count = 0;
 	struct vmkd_error *error = open_monitor(target, deadline, &monitor);
 
 	if (!error)
-		error = find(monitor, deadline, &found);
+		error = find(monitor, deadline, &list, &count);
 	if (!error) {
-		memcpy(buffer, found.list, (found.count < max ? found.count : max) * sizeof(*buffer));
-		*ret_count = found.count;
+		memcpy(buffer, list, (count < max ? count : max) * sizeof(*buffer));
+		*ret_count = count;
 	}
-	free(found.list);
+	free(list);
 	monitor_close(monitor);
 	return error;
 }
