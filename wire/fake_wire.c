@@ -6,7 +6,7 @@
 
 #include "wire/le.h"
 
-#define DELAY_MS_MAX 400u
+#define DELAY_MS_MAX 400u // less than either end waits for an ACK: see overtakers_max
 
 void fake_wire_init(struct fake_wire *w, uint32_t seed, uint32_t per_mille, uint32_t kinds)
 {

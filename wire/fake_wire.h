@@ -26,7 +26,8 @@ struct fake_wire {
 	struct dice dice;
 	uint32_t per_mille;      // of frames that meet a fault
 	uint32_t kinds;          // which: FAULT_BIT of enum fake_fault
-	// 1 and above. With three, an old ACK meets the packet after the next one, whose id is the same: ids have one bit, and KDCOM is at its end.
+	// 1 and above. With three, an old ACK meets the packet after the next one, whose id is the same; and so does a packet that its own repetition has
+	// overtaken. Ids have one bit: there KDCOM is at its end.
 	uint32_t overtakers_max;
 	// One fault on purpose, besides: at frame number aimed_frame, counted from 1; 0 = none.
 	uint32_t aimed_frame;
