@@ -291,6 +291,24 @@ def late_target():
         expect(stock.end_broker(signal.SIGINT) == 0, "the broker's status after SIGINT")
 
 
+@test("--absent: the line is closed while there is no debugger")
+def absent():
+    with Stock() as stock:
+        stock.end_broker(signal.SIGTERM)
+        stock.serve("--absent")
+        for _ in range(2):
+            wait_for("nobody", lambda: stock.listed()["state"] == "no client (--absent)", alive=stock.broker)
+            with socket.socket(socket.AF_UNIX) as other:  # QEMU serves one at a time
+                other.connect(stock.stream.removeprefix("unix:"))
+                other.settimeout(GUARD_S)
+                other.send(b"b")
+                expect(other.recv(1), "the target does not answer another program")
+            with stock.client() as kd:
+                attach(kd)
+                look_and_step(kd)
+                kd.resume()
+
+
 @test("the VM is paused in the middle of a request")
 def paused():
     with Stock() as stock, stock.client() as kd:
