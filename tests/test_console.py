@@ -483,7 +483,7 @@ def a_second_debugger_observes(guest):
     try:
         lines = iter(first.stdout.readline, "")  # prints of the start may come before
         check(any("Break instruction" in line for line in lines), "the first one has not broken in")
-        text = guest.kd("r; g")
+        text = guest.kd("r; q")
         check(f"{guest.ip}=" in text, f"the second one does not see registers:\n{text}")
         out, _ = first.communicate(f"r {guest.ip}\n? 40+2\nq\n", timeout=GUARD_S)
         check(first.returncode == 0 and f"{guest.ip}=" in out and "Evaluate expression: 66" in out, f"the first one was disturbed: {first.returncode}\n{out}")
