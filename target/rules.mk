@@ -11,6 +11,7 @@ TARGET_LIBS := -lcjson
 $(call host_library,libvmkd.so,$(TARGET_SRC) $(TARGET_WIRE) $(TARGET_UTIL),$(TARGET_LIBS),target/libvmkd.map)
 $(call unit_test,target_test,target/target_test.c target/peer_test.c $(TARGET_SRC) $(TARGET_WIRE) $(TARGET_UTIL),-lcmocka $(TARGET_LIBS))
 $(call fuzz_target,target_fuzz,target/target_fuzz.c $(TARGET_SRC) $(TARGET_WIRE) $(TARGET_UTIL),$(TARGET_LIBS))
+$(call unit_test,replay_test,target/replay_test.c $(TARGET_SRC) $(TARGET_WIRE) $(TARGET_UTIL),-lcmocka $(TARGET_LIBS))
 $(call unit_test,bptable_test,target/bptable_test.c target/bptable.c,-lcmocka)
 $(call unit_test,debugregs_test,target/debugregs_test.c target/debugregs.c target/bptable.c,-lcmocka)
 $(call unit_test,target_ram_test,target/ram_test.c target/peer_test.c $(TARGET_SRC) $(TARGET_WIRE) $(TARGET_UTIL),-lcmocka $(TARGET_LIBS))

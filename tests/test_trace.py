@@ -469,6 +469,7 @@ def two_clients(way):
         expect(sorted(by_name(file)) == ["client 1", "client 2", "guest"], f"endpoints: {by_name(file)}")
         compare(recording.path, 40)
         check_recording(file)
+        expect(f"{len(file.packets)} packets of 3 endpoints in {recording.path}\n" in recording.said(), recording.said())
         info = subprocess.run(["capinfos", recording.path], capture_output=True, text=True, timeout=GUARD_S)
         expect(info.returncode == 0 and not info.stderr and f"Number of packets:   {len(file.packets)}" in info.stdout, info.stderr + info.stdout)
         status, again = vm.run("kd", f"trace:{recording.path}", "-c", commands)
