@@ -260,6 +260,36 @@ static void a_wait_a_kick_and_a_packet(void **state)
 	wait_until_free();
 }
 
+// The same instructions in a code segment of 32 bits, as near as a guest of 32 bits can be had here.
+static void a_guest_of_32_bits_is_told_as_one(void **state)
+{
+	(void)state;
+	struct broker b;
+	struct kvm_sregs s;
+	broker_attach(&b);
+	assert_int_equal(ioctl(m.cpu[0].fd, KVM_GET_SREGS, &s), 0);
+	s.cs.l = 0;
+	s.cs.db = 1;
+	assert_int_equal(ioctl(m.cpu[0].fd, KVM_SET_SREGS, &s), 0);
+	uint8_t *v = place('v', 13);
+	load_rpc(BUFFER);
+	enum run_end end = out();
+	set_cpl(&m.cpu[0], 0);
+	if (end == RUN_DONE && get_le32(v) == 15) {
+		assert_int_equal(broker_read(&b), LINK_REGISTERED);
+		struct link_guest guest;
+		memcpy(&guest, b.body, sizeof(guest));
+		assert_int_equal(guest.arch, ARCH_X86);
+	}
+	broker_close(&b);
+	wait_until_free();
+	if (end != RUN_DONE) {
+		print_message("this KVM runs no code of 32 bits (end %d)\n", end);
+		skip();
+	}
+	assert_int_equal(get_le32(v), 15);
+}
+
 // The slot that holds the buffer goes away while the guest waits: nothing is written into what was its memory.
 static void memory_that_goes_away(void **state)
 {
@@ -327,7 +357,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(other_programs_are_left_to_the_vmm), cmocka_unit_test(what_is_no_request_is_left_to_the_vmm),
 		cmocka_unit_test(the_probe_is_answered_once), cmocka_unit_test(the_answer_is_for_the_vcpu_that_asked),
 		cmocka_unit_test(our_own_call_is_not_taken_for_the_answer), cmocka_unit_test(user_mode_gets_no_answer),
-		cmocka_unit_test_teardown(a_wait_a_kick_and_a_packet, forget), cmocka_unit_test_teardown(memory_that_goes_away, forget),
+		cmocka_unit_test_teardown(a_guest_of_32_bits_is_told_as_one, forget), cmocka_unit_test_teardown(a_wait_a_kick_and_a_packet, forget), cmocka_unit_test_teardown(memory_that_goes_away, forget),
 		cmocka_unit_test(a_reset_ends_the_registration),
 	};
 	return cmocka_run_group_tests_name("virtualkd_hook", tests, set_up, clean_up) ? 1 : 0;

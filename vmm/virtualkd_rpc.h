@@ -33,7 +33,6 @@ enum vkd_receive_code { VKD_RECEIVED = 0, VKD_TIMED_OUT = 1, VKD_RESEND = 2 };
 #define VKD_GLOBALS_DROPPED 0x0105u // there is none: the packet was dropped
 #define VKD_GLOBALS_AGAIN 0x0307u   // VKD_SEND: send that again
 #define VKD_GLOBAL_RETRY 0x0002u
-#define VKD_GLOBAL_HAS_BYTE 0x0004u
 
 struct vkd_buffer {
 	uint16_t length, max_length; // bytes
