@@ -7,19 +7,19 @@ what KDCOM has for it, and the next one always gets a valid target. The judge is
     tests/test_revert.py WORD…       the tests whose names contain one of the words
     tests/test_revert.py --long …    with the long campaigns
 """
-import os
+import collections
+import random
 import shutil
-import signal
-import socket
 import struct
 import subprocess
 import sys
+import threading
 import time
 from contextlib import contextmanager
 
-from e2e import BOTH, DEBUGCON, DEBUGCON_X86, HOOK, Folder, Skip, attach, client_of, expect, main, refused, test
-from kdclient import API, BREAKPOINT, MANIPULATE, KdClient, KdClosed, KdError, KdRefused, KdTimeout, Print, Stop, Symbols, frame
-from vm import GUARD_S, Hang, Qmp, wait_for
+from e2e import BOTH, DEBUGCON, DEBUGCON_X86, Folder, Skip, attach, client_of, expect, main, refused, test
+from kdclient import API, MANIPULATE, KdError, KdRefused, Print, Stop, Symbols, frame
+from vm import GUARD_S, wait_for
 
 LONG = "--long" in sys.argv
 RAM = "32M"
@@ -363,6 +363,184 @@ def write_request(kd, address, data):
     union = struct.pack("<QII", address & (1 << 64) - 1, len(data), 0)
     body = struct.pack("<IHHII", API["WriteVirtual"], 0, kd.stop.processor, 0, 0) + union.ljust(40, b"\0") + data
     return frame(MANIPULATE, kd.link.next_id, body)
+
+
+class Talk:
+    """A debugger that reads, writes, steps, goes on and breaks in, and knows what must be in the guest's memory afterwards."""
+
+    SLOTS, SLOT = 64, 8192
+
+    def __init__(self, kd, seed):
+        self.kd, self.random = kd, random.Random(seed)
+        sym = symbols(kd)
+        self.base = kd.read_u64(sym["TkBigMap"])
+        self.memory = {slot: kd.read_virtual(self.at(slot), 256) for slot in range(self.SLOTS)}
+        self.under_way = None  # (slot, bytes): perhaps written, perhaps not
+        self.done = collections.Counter()
+
+    def at(self, slot):
+        return self.base + slot * self.SLOT + 4000  # across a page's end
+
+    def write(self):
+        slot, data = self.random.randrange(self.SLOTS), self.random.randbytes(256)
+        self.under_way = (slot, data)
+        self.kd.write_virtual(self.at(slot), data)
+        self.memory[slot], self.under_way = data, None
+
+    def read(self):
+        slot = self.random.randrange(self.SLOTS)
+        expect(self.kd.read_virtual(self.at(slot), 256) == self.memory[slot], f"slot {slot} is read as something else")
+
+    def step(self):
+        self.kd.step_off_int3()
+        self.kd.step()
+
+    def run(self):
+        self.kd.resume()
+        time.sleep(self.random.random() / 20)
+        self.kd.break_in()
+
+    def turn(self):
+        what = self.random.choices((self.write, self.read, self.step, self.run), (8, 8, 1, 2))[0]
+        what()
+        self.done[what.__name__] += 1
+
+    def until(self, is_over):
+        while not is_over():
+            self.turn()
+
+    def check(self, kd):
+        """Every byte is right, in whatever process the guest is now."""
+        for slot, data in self.memory.items():
+            got = kd.read_virtual(self.at(slot), 256)
+            may_be = [data] + [d for s, d in [self.under_way or (None, None)] if s == slot]
+            expect(got in may_be, f"slot {slot}: {got[:8].hex()}… instead of {data[:8].hex()}…")
+
+
+def talk_through(way, path, ends_talking):
+    arguments = ["--ram", "64M", "--bigmap", "8", "--scenario", "counter", "--"]
+    with way.vm("revert", *arguments) as vm, client_of(vm) as kd:
+        ready(kd)
+        kd.timeout = 15 if ends_talking else kd.timeout
+        talk = Talk(kd, 4)
+        limit(vm, 2_000_000, 1)
+        vm.qmp().call("migrate", uri=f"exec:cat > {path}")
+        total = lambda: sum(talk.done.values())  # noqa: E731
+        talk.until(lambda: total() >= 100 and migrating(vm).get("remaining", 1 << 30) < 4 << 20)
+        expect(migrating(vm), "the migration is over")
+        limit(vm, FAST, 1000)
+        try:  # the VM is taken away in the middle of something
+            if ends_talking:
+                talk.until(lambda: vm.qmp().call("query-migrate")["status"] == "completed")
+        except KdError:
+            pass
+        wait_for("the migration", lambda: migrated(vm))
+    with way.vm("revert", *arguments, "-incoming", f"exec:cat {path}") as vm, client_of(vm) as kd:
+        attach(kd)
+        talk.check(kd)
+        kd.resume()
+        kd.break_in()
+        kd.resume()
+    return talk
+
+
+@test("migration with the debugger talking all the while: every byte is right afterwards", BOTH)
+def talking(way):
+    with Folder() as f:
+        for ends_talking in (False, True):
+            talk = talk_through(way, f.path / "state", ends_talking)
+            expect(all(talk.done[what] for what in ("write", "read", "step", "run")), f"only {talk.done} were done")
+
+
+# ---- pauses ---------------------------------------------------------------------------------------------------------
+
+@test("QMP stop and cont at any moment of a transfer", BOTH)
+def pauses(way):
+    with machine(way, "--bigmap", 4) as vm, client_of(vm) as kd:
+        ready(kd)
+        talk = Talk(kd, 5)
+        over = threading.Event()
+
+        def pause():
+            while not over.is_set():
+                vm.qmp().call("stop")
+                time.sleep(0.01)
+                vm.qmp().call("cont")
+                time.sleep(0.01)
+        thread = threading.Thread(target=pause)
+        vm.qmp()
+        thread.start()
+        try:
+            talk.until(lambda: sum(talk.done.values()) >= (2000 if LONG else 150))
+        finally:
+            over.set()
+            thread.join()
+        talk.check(kd)
+        vm.qmp().call("stop")  # a paused VM is asked: the answer comes when it runs
+        kd.link.write(write_request(kd, talk.at(0), talk.memory[0]))
+        time.sleep(0.2)
+        vm.qmp().call("cont")
+
+
+# ---- resets ---------------------------------------------------------------------------------------------------------
+
+def reset_outside(vm, kd):
+    vm.qmp().call("system_reset")
+
+
+def reboot_asked(vm, kd):
+    kd.reboot()
+
+
+def crash(vm, kd):
+    kd.cause_bugcheck()
+    expect(isinstance(next_event(kd), Stop), "a bug check does not stop for the debugger")
+    kd.reboot()
+
+
+def triple_fault(vm, kd):
+    flood = symbols(kd)["TkFlood"]
+    kd.write_virtual(flood + 24, struct.pack("<Q", 1))
+    kd.write_virtual(flood, struct.pack("<Q", 3))
+    kd.resume()
+
+
+@test("reset, reboot, crash and triple fault: the link comes back by itself", BOTH)
+def resets(way):
+    with way.vm("revert", "--ram", RAM, "--scenario", "flood", "--reboot") as vm, client_of(vm) as kd:
+        ready(kd)
+        for end in (reset_outside, reboot_asked, crash, triple_fault):
+            end(vm, kd)
+            event = next_event(kd)
+            if is_notice(event):
+                kd.go()
+                event = next_event(kd)
+            expect(isinstance(event, Symbols) and not event.is_unload, f"{end.__name__}: no new kernel, but {event}")
+            kd.go()
+            ready(kd)
+            symbols(kd)
+
+
+# ---- two debuggers --------------------------------------------------------------------------------------------------
+
+@test("two debuggers are told of a revert, and both are where the snapshot was", BOTH)
+def two(way):
+    with machine(way) as vm, client_of(vm) as first, client_of(vm) as second:
+        stop = ready(first)
+        spot = symbols(first)[SPOT]
+        first.write_virtual(spot, b"stopped!")
+        hmp(vm, "savevm stopped")
+        second.attach()
+        for _ in range(3):
+            first.write_virtual(spot, b"another!")
+            expect(second.read_virtual(spot, 8) == b"another!", "the second one does not see what the first one wrote")
+            hmp(vm, "loadvm stopped")
+            for kd in (second, first):
+                told(kd)
+            for kd in (first, second):
+                expect(kd.wait_stop().pc == stop.pc, "another stop than the one that was saved")
+                expect(kd.read_virtual(spot, 8) == b"stopped!", "another memory than the one that was saved")
+        first.resume()
 
 
 if __name__ == "__main__":
