@@ -85,6 +85,7 @@ def stages(long):
         Stage("clients", "many debuggers on one VM: control, observers, who is told what", python("tests/test_clients.py"), built, guard=1800),
         Stage("serial", "vmkd serve --from: a stock target on a Unix socket, TCP, a serial line", python("tests/test_serial.py"), built, guard=1800),
         Stage("presence", "vmkd serve --stay, --absent, a VM that does not end", python("tests/test_presence.py"), built, guard=1800),
+        Stage("revert", "snapshots, migration, resets, pauses: the link comes back by itself", python("tests/test_revert.py"), built, guard=3600),
         Stage("console", "vmkd kd through the broker", python("tests/test_console.py", "--link", "debugcon"), built, guard=1800),
         Stage("console-serial", "vmkd kd on a stock serial target", python("tests/test_console.py", "--link", "serial"), built,
               guard=1800),

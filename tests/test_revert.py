@@ -5,23 +5,22 @@ what KDCOM has for it, and the next one always gets a valid target. The judge is
 
     tests/test_revert.py             all
     tests/test_revert.py WORD…       the tests whose names contain one of the words
-    tests/test_revert.py --long …    with the long campaigns
 """
 import collections
+import os
 import random
 import shutil
 import struct
 import subprocess
-import sys
 import threading
 import time
 from contextlib import contextmanager
 
-from e2e import BOTH, DEBUGCON, DEBUGCON_X86, Folder, Skip, attach, client_of, expect, main, refused, test
+from e2e import BOTH, DEBUGCON, DEBUGCON_X86, Folder, Skip, Way, attach, client_of, expect, main, refused, test
 from kdclient import API, MANIPULATE, KdError, KdRefused, Print, Stop, Symbols, frame
 from vm import GUARD_S, wait_for
 
-LONG = "--long" in sys.argv
+LONG = "VMKD_CHECK_LONG" in os.environ
 RAM = "32M"
 # A word of the test kernel that nothing but these tests writes.
 SPOT = "TkBench"
@@ -83,7 +82,10 @@ def symbols(kd):
 
 # ---- snapshots of a VM that lives on --------------------------------------------------------------------------------
 
-@test("snapshot taken stopped and running, reverted to while stopped and running", BOTH)
+PAUSED = Way("debugcon, paused when silent", *DEBUGCON.arguments, "--run", "--pause-when-silent=50")
+
+
+@test("snapshot taken stopped and running, reverted to while stopped and running", (*BOTH, PAUSED))
 def four_ways(way):
     with machine(way) as vm, client_of(vm) as kd:
         first = ready(kd)
@@ -544,5 +546,4 @@ def two(way):
 
 
 if __name__ == "__main__":
-    sys.argv = [argument for argument in sys.argv if argument != "--long"]
     main()
