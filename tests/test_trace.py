@@ -326,6 +326,9 @@ def on_tcp():
         ours = [fields for _, fields in shown(plain)]
         numbers = {name for fields in ours for name, value in fields if isinstance(value, int)}
         theirs = [field for _, fields in dissected(tcp, numbers) for field in fields]
+        prints = [row[0] for row in columns(tcp, "kd.text", "frame.number")]
+        told = tshark(tcp, "-d", "tcp.port==4711,kdcom", "--disable-heuristic", "kdcom_tcp", "-Y", "kd.text", "-T", "fields", "-e", "frame.number").split()
+        expect(prints and prints == told, f"{len(prints)} packets with prints by themselves, {len(told)} with Decode As")
         for names in ({"kd.api", "kd.state"}, {"kd.text"}, {"kd.address", "kd.pc"}, {"kd.type"}):
             mine = sorted(repr(f) for fields in ours for f in fields if f[0] in names)
             its = sorted(repr(f) for f in theirs if f[0] in names)
@@ -461,7 +464,7 @@ def two_clients(way):
             base = kd.version().kern_base
             memory = kd.read_virtual(base, 0x1200)
             status, text = vm.run("kd", f"vm:{vm.name}", "-c", commands)  # looks on; reads in packets, because of the recording
-            expect(status == 0, text)
+            expect(status == 0 and "Memory is read in packets" in text, text)
             kd.resume()
             attach(kd)
             second = kd.read_virtual(base + 0x40, 0x40)

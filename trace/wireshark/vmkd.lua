@@ -423,10 +423,9 @@ local function damage_of(range, said)
 	if said > 4000 then return "size" end
 	if len <= 16 + said then return "truncated" end
 	if range(16 + said, 1):uint() ~= 0xAA then return "trailer" end
-	local sum, bytes = 0, range(16, said):bytes()
+	local sum, bytes = 0, range(16, said + 1):bytes() -- with the trailer: a range of no bytes is none
 	for i = 0, said - 1 do sum = sum + bytes:get_index(i) end
-	if sum ~= range(12, 4):le_uint() then return "checksum" end
-	return nil
+	return sum ~= range(12, 4):le_uint() and "checksum" or nil
 end
 
 local function add_damage(tree, range, what)
@@ -436,8 +435,7 @@ end
 -- One data frame: at least its 16 bytes of head are there.
 local function add_data_frame(tree, pinfo, at, range)
 	local said = range(6, 2):le_uint()
-	local damage = said == 0 and range:len() > 16 and range(16, 1):uint() == 0xAA and range(12, 4):le_uint() == 0 and "" or nil
-	if damage == "" then damage = nil else damage = damage_of(range, said) end
+	local damage = damage_of(range, said)
 	if damage then add_damage(tree, range, damage) end
 	local type = range(4, 2):le_uint()
 	tree:add_le(fields.type, range(4, 2))
