@@ -51,6 +51,7 @@ def with_ram(how, command):
 
 def stages(long):
     fuzz_args = ["--seconds", "3600"] if long else ["--runs", "20000"]
+    soak_args = ["--seconds", "600", "--kills", "1000", "--resets", "200"] if long else ["--seconds", "20", "--kills", "8", "--resets", "4", "--is-loaded"]
     built = ("build",)
     return [
         Stage("layering", "includes follow the arrows of docs/architecture.md", ["tools/check-layering"]),
@@ -83,6 +84,8 @@ def stages(long):
               guard=1800),
         Stage("broker", "vmkd serve, run, list, stats", python("tests/test_broker.py"), built, guard=1800),
         Stage("clients", "many debuggers on one VM: control, observers, who is told what", python("tests/test_clients.py"), built, guard=1800),
+        Stage("soak", "a crowd of debuggers; brokers killed and machines reset in the middle of transfers", python("tests/soak.py", *soak_args), built,
+              slots=2 if long else 1, guard=14400 if long else 1800),
         Stage("serial", "vmkd serve --from: a stock target on a Unix socket, TCP, a serial line", python("tests/test_serial.py"), built, guard=1800),
         Stage("presence", "vmkd serve --stay, --absent, a VM that does not end", python("tests/test_presence.py"), built, guard=1800),
         Stage("revert", "snapshots, migration, resets, pauses: the link comes back by itself", python("tests/test_revert.py"), built, guard=3600),

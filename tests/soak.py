@@ -365,7 +365,7 @@ def crowd(way):
         members = c.go(OPTIONS.seconds)
         faults = [fault for member in members for fault in member.faults]
         for member in members:
-            print(f"note {member.name}: {dict(member.did)}{' ' + str(member.lines.seen) + ' lines' if isinstance(member, Witness) else ''}", flush=True)
+            print(f"{member.name}: {dict(member.did)}{' ' + str(member.lines.seen) + ' lines' if isinstance(member, Witness) else ''}", flush=True)
         hung = [member.name for member in members if member.is_alive()]
         expect(not hung, f"never came back: {hung}")
         expect(not faults, f"{len(faults)} faults, seed {OPTIONS.seed}: " + "; ".join(faults[:5]))
@@ -447,7 +447,7 @@ def deaths(way, count, strike):
             for broker in brokers:
                 broker.kill()
                 broker.wait()
-        print(f"note {way}: {requests} requests in between", flush=True)
+        print(f"{way}: {requests} requests in between", flush=True)
         expect(requests > count, "hardly anything was going on")
         late = state_times(str(way), seconds)
         expect(late == 0 or OPTIONS.is_loaded, f"{late} of {count} had to wait longer than {VALID_S} s, seed {OPTIONS.seed}")
