@@ -7,6 +7,12 @@ $(call unit_test,session_test,serve/session_test.c serve/session_bench.c $(SESSI
 $(call unit_test,session_clients_test,serve/session_clients_test.c serve/session_bench.c $(SESSION_SRC),-lcmocka)
 $(call unit_test,session_guest_test,serve/session_guest_test.c serve/session_bench.c $(SESSION_SRC),-lcmocka)
 $(call unit_test,breakpoints_test,serve/breakpoints_test.c serve/breakpoints.c,-lcmocka)
+# The ends of KDCOM as they are, in virtual time: fake_loop.c stands for util/loop.c.
+FAULTS_SRC := serve/connections.c serve/client.c serve/stats.c serve/tap.c serve/fake_loop.c $(SESSION_SRC) serve/answers.c memory/ram.c memory/walk.c \
+              util/error.c util/rundir.c util/sock.c trace/pcapng.c trace/record.c \
+              wire/ring.c wire/kdcom.c wire/kdregs.c wire/kddata.c $(addprefix wire/,selftest.c selftest_vectors.c selftest_talks.c selftest_framing.c \
+              selftest_kdapi.c selftest_ring.c fake_wire.c fake_ends.c fake_ours.c fake_stock.c)
+$(call unit_test,faults_test,serve/faults_test.c $(FAULTS_SRC),-lcmocka -lcjson)
 $(call unit_test,answers_test,serve/answers_test.c serve/answers.c memory/ram.c memory/walk.c,-lcmocka)
 $(call unit_test,doorbell_test,serve/doorbell_test.c serve/doorbell.c,-lcmocka)
 $(call unit_test,ctl_test,serve/ctl_test.c serve/ctl.c util/error.c util/buf.c util/loop.c util/polling.c util/rundir.c util/sock.c,-lcmocka -lcjson)

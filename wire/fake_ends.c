@@ -144,8 +144,10 @@ bool fake_user_on_stop(struct fake_user *u, const uint8_t *body, uint32_t len)
 
 void fake_user_on_print(struct fake_user *u, const uint8_t *body, uint32_t len)
 {
-	uint32_t number = len == KD_DEBUG_IO_SIZE + PRINT_LEN ? get_le32(body + KD_DEBUG_IO_SIZE) : UINT32_MAX;
-	if (len != KD_DEBUG_IO_SIZE + PRINT_LEN || !is_filled(body + KD_DEBUG_IO_SIZE + 4, number + 1, PRINT_LEN - 4))
+	if (len != KD_DEBUG_IO_SIZE + PRINT_LEN)
+		return; // a broker's own line
+	uint32_t number = get_le32(body + KD_DEBUG_IO_SIZE);
+	if (!is_filled(body + KD_DEBUG_IO_SIZE + 4, number + 1, PRINT_LEN - 4))
 		fake_user_wrong(u, "a print has other bytes");
 	else if (number + 1 == u->prints_seen || (number < u->prints_seen && u->is_lossy))
 		u->prints_doubled++;
