@@ -545,5 +545,41 @@ def two(way):
         first.resume()
 
 
+# ---- suspend --------------------------------------------------------------------------------------------------------
+
+PM1_CONTROL, SLEEP_TO_RAM = 0x604, 1 << 13 | 1 << 10  # where SeaBIOS puts the PIIX4's, and its S3
+
+
+def query(vm):
+    return vm.qmp().call("query-status")["status"]
+
+
+@test("suspend to RAM and wake up: the firmware starts the kernel again, and the link comes back", BOTH)
+def suspend(way):
+    """The test kernel leaves no waking vector, so that this is a reset with the memory kept. How a kernel comes back from S3 with its memory
+    was not tried."""
+    with way.vm("revert", "--ram", RAM, "--scenario", "counter", "--reboot") as vm, client_of(vm) as kd:
+        ready(kd)
+        kd.link.write(io_request(kd, PM1_CONTROL, 2, SLEEP_TO_RAM))
+        wait_for("the VM to sleep", lambda: query(vm) == "suspended", alive=vm.process)
+        expect(vm.listed() is not None, "vmkd list hangs on a VM that sleeps")
+        vm.qmp().call("system_wakeup")
+        event = next_event(kd)
+        if is_notice(event):
+            kd.go()
+            event = next_event(kd)
+        expect(isinstance(event, Symbols) and not event.is_unload, f"no new kernel, but {event}")
+        kd.go()
+        ready(kd)
+        symbols(kd)
+        kd.resume()
+
+
+def io_request(kd, port, size, value):
+    """The frame of a WriteIo, for those who do not wait for what comes of it."""
+    body = struct.pack("<IHHII", API["WriteIo"], 0, kd.stop.processor, 0, 0) + struct.pack("<QII", port, size, value).ljust(40, b"\0")
+    return frame(MANIPULATE, kd.link.next_id, body)
+
+
 if __name__ == "__main__":
     main()
