@@ -171,12 +171,16 @@ static void end_gap(struct loop *loop, struct loop_source *who, uint64_t now)
 
 static struct loop_source *find_news(struct loop *loop)
 {
+	unsigned first = loop->polled_next;
+
 	loop->looks++;
 	for (unsigned i = 0; i < loop->polled_count; i++) {
-		struct loop_source *source = loop->polled[i];
+		struct loop_source *source = loop->polled[(first + i) % loop->polled_count];
 
-		if (source->is_hot && source->how->take(source))
-			return source;
+		if (!source->is_hot || !source->how->take(source))
+			continue;
+		loop->polled_next = first + i + 1;
+		return source;
 	}
 	return NULL;
 }

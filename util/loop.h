@@ -57,6 +57,7 @@ struct loop {
 	int batch_count;
 	struct loop_source *polled[LOOP_POLLED_MAX];
 	unsigned polled_count;
+	unsigned polled_next; // who is looked at first: the one behind the last that had something
 	unsigned straight;  // polls in a row that found something
 	bool is_quiet;      // nothing came since quiet_ns
 	uint64_t quiet_ns;

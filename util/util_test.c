@@ -556,6 +556,30 @@ static void test_loop_burst_starves_nobody(void **state)
 	end_polled_pipe(p);
 }
 
+// Of two sources in a burst none is looked at first for ever.
+static void test_loop_looks_at_one_after_the_other(void **state)
+{
+	int p[2], other[2];
+	char bytes[8];
+
+	(void)state;
+	make_polled_pipe(p);
+	assert_int_equal(pipe2(other, O_NONBLOCK), 0);
+	ok(loop_add(&loop, &source_b, other[0], EPOLLIN, take_byte_awake, NULL));
+	loop_poll(&loop, &source_b, &byte_polling);
+	source_b.polling = source_a.polling;
+	assert_int_equal(write(p[1], "aaaaaaaa", 8), 8);
+	assert_int_equal(write(other[1], "bbbbbbbb", 8), 8);
+	for (int i = 0; i < 8; i++)
+		ok(loop_turn(&loop, -1));
+	assert_int_equal(loop.sleeps, 0);
+	assert_int_equal(read(p[0], bytes, sizeof(bytes)), 4);
+	assert_int_equal(read(other[0], bytes, sizeof(bytes)), 4);
+	loop_remove(&loop, &source_b);
+	close(other[0]), close(other[1]);
+	end_polled_pipe(p);
+}
+
 // However often the loop wakes for other reasons: one gap, one try, and no look after it.
 static void test_loop_polls_a_gap_once(void **state)
 {
@@ -751,6 +775,7 @@ int main(void)
 		cmocka_unit_test(test_polling_is_off_on_one_processor),
 		cmocka_unit_test(test_loop_finds_by_looking),
 		cmocka_unit_test(test_loop_burst_starves_nobody),
+		cmocka_unit_test(test_loop_looks_at_one_after_the_other),
 		cmocka_unit_test(test_loop_polls_a_gap_once),
 		cmocka_unit_test(test_loop_looks_only_where_something_may_come),
 		cmocka_unit_test(test_loop_unlearns_without_the_peer),
