@@ -351,11 +351,12 @@ def processor_breakpoints_on_every_processor(guest):
 @case("smp", cpus=4)
 def processors_meet_at_a_breakpoint(guest):
     """Three run the same loop: each stop is a hit, whoever else has run into it meanwhile. Those who wait to report it when it is gone say nothing."""
-    text = guest.kd(f"~1s; {'t; ' * 8} ba e1 @$ip; {'g; ~; ' * 24} bc *; bp nt!TkSpinBoot; g; ~", "-b")
+    rounds = 6 if guest.link == "serial" else 24  # a UART that four processors want to poll
+    text = guest.kd(f"~1s; {'t; ' * 8} ba e1 @$ip; {'g; ~; ' * rounds} bc *; bp nt!TkSpinBoot; g; ~", "-b")
     hits = text.count("Breakpoint 0 hit")
-    check(hits == 25 and "Single step exception" not in text, f"{hits} hits:\n{text}")
+    check(hits == rounds + 1 and "Single step exception" not in text, f"{hits} hits:\n{text}")
     came = re.findall(r"^\.  (\d)  pc", text, re.M)
-    check(len(set(came[:24])) > 1 and "0" not in came[:24] and came[24] == "0", f"processors {came} came:\n{text}")
+    check(len(set(came[:rounds])) > 1 and "0" not in came[:rounds] and came[rounds] == "0", f"processors {came} came:\n{text}")
 
 
 # ---- running -----------------------------------------------------------------------------------------------------------------
