@@ -733,6 +733,16 @@ static void processor_breakpoints_and_steps(void **state)
 
 	(void)state;
 	expect_hit(&session, go(&session), id, 0x60);
+	must(vmkd_target_step(session.target));
+	assert_int_equal(next(&session).pc, session.base + 0x61);
+	assert_int_equal(peer_dr7(session.peer, 0) & 1, 0);
+	must(vmkd_target_go(session.target, VMKD_CONTINUE_NOT_HANDLED)); // which brings no DR7
+	expect_hit(&session, next(&session), data, PEER_WRITE_AT + 1);
+	assert_int_equal(peer_dr7(session.peer, 0) & 1, 1);
+	assert_int_equal(vmkd_breakpoint_count(session.target), 1); // the other was for one time
+	data = watch(&session, VMKD_BREAKPOINT_READ_WRITE, 1, session.base + PEER_DATA_AT, true);
+	assert_int_equal(go(&session).reason, VMKD_STOP_INT3);
+	expect_hit(&session, go(&session), id, 0x60);
 	for (uint32_t i = 1; i < 4; i++) {
 		must(vmkd_target_step(session.target));
 		struct vmkd_event event = next(&session);
