@@ -304,7 +304,7 @@ static void take_file_io(struct kd *kd, const uint8_t *body, size_t len)
 	push(kd, &event, name, name_len, has_data ? io.data : NULL, has_data ? io.data_len : 0);
 }
 
-// The target asks for a debug register of its own (KD reference, section 5.4): granted, this library uses none.
+// The target asks for a debug register of its own (KD reference, section 5.4): not granted, this session may want any of them at any time.
 static void take_control_request(struct kd *kd, const uint8_t *body, size_t len)
 {
 	struct kd_control_request request;
@@ -312,7 +312,7 @@ static void take_control_request(struct kd *kd, const uint8_t *body, size_t len)
 
 	if (kd_control_request_decode(body, len, &request) != KD_OK)
 		return;
-	request.answer = 1;
+	request.answer = request.api == KD_CONTROL_RELEASE_HARDWARE_BP;
 	if (kd_control_request_encode(&request, header, sizeof(header)) == KD_OK &&
 	    kdcom_send(stream_kdcom(kd->stream), KD_PACKET_CONTROL_REQUEST, header, sizeof(header), NULL, 0, KDCOM_SEND_CONTINUE) !=
 		    KDCOM_OK)
