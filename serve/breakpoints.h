@@ -51,6 +51,7 @@ void breakpoints_booted(struct breakpoints *b);
 // Another kernel, or another time of this one: every place UNKNOWN, every handle dead.
 void breakpoints_forget(struct breakpoints *b);
 
+// It has no handle yet.
 void breakpoints_client_init(struct breakpoints_client *c);
 // Its places become orphans, unless others use them. To be called before its memory goes.
 void breakpoints_client_left(struct breakpoints *b, struct breakpoints_client *c);

@@ -79,6 +79,16 @@ def exports(kd):
     return kd.exports(kd.version().kern_base)
 
 
+def runs_on(kd, go=None):
+    """Lets the target run for good: a slow one remembers a second break-in of attach(). An observer goes on until there is no stop more to be told."""
+    go = go or kd.resume
+    go()
+    with contextlib.suppress(KdTimeout):
+        while True:
+            kd.wait_stop(timeout=0.5)
+            go()
+
+
 def stops_again(kd):
     """Lets the target run and stops it."""
     kd.resume()
@@ -190,7 +200,7 @@ def breakpoint_hits(way):
 def reads_while_running(way):
     with way.vm("clients", "--scenario", "counter") as vm, crowd(vm, 2) as (one, two):
         base = one.version().kern_base
-        one.resume()
+        runs_on(one)
         for what, call in {"ReadVirtual": lambda: two.read_virtual(base, 2), "GetContext": two.get_context, "GetVersion": two.version,
                            "ReadControlSpace": two.special_registers, "ReadPhysical": lambda: two.read_physical(0x1000, 4)}.items():
             with_status(UNSUCCESSFUL, what, call)
@@ -338,7 +348,7 @@ def passing_on(way):
         where = exports(one)["TkCpuCounters"]
         done(control(vm), "1  controller", "2  observer", "3  observer")
         refused(control(vm, "take", 2), 1, "client 1", "told", "client 2", "--force")
-        one.resume()
+        runs_on(one)
         told(one, "asks for control")
         one.break_in()
         expect([c["asks"] for c in listed(vm)] == [False, True, False], f"{listed(vm)}")
@@ -362,8 +372,8 @@ def passing_on(way):
 @test("who takes control of a running target stops it, and who is told a stop continues it", BOTH)
 def taking_while_running(way):
     with way.vm("clients", "--scenario", "counter") as vm, crowd(vm, 2) as (one, two):
-        one.resume()
-        two.go()
+        runs_on(one)
+        runs_on(two, two.go)
         two.link.write(b"b")
         told(two, "has control")  # its break-in went nowhere
         expect(vm.listed()["state"] == "running", f"{vm.listed()}")
@@ -396,7 +406,7 @@ def killed(way):
         attach(watcher)
         where = exports(watcher)["TkCpuCounters"]
         before = watcher.read_virtual(where, 16)
-        watcher.resume()
+        runs_on(watcher)
         done(control(vm, "give"), "free")
         debugger = subprocess.Popen([sys.executable, "-c", DEBUGGER, str(vm.kd_socket()), f"{where:x}"], stdout=subprocess.PIPE, cwd=ROOT, text=True)
         try:
