@@ -84,7 +84,8 @@ static void fail(struct fake_wire *w, uint64_t now_ms, enum fake_fault fault, ui
 			hold(w, now_ms);
 		break;
 	case FAULT_CUT:
-		pass(w, w->frame, at ? at : pick(w, 1, len));
+		if (at || len > KDCOM_HEAD)
+			pass(w, w->frame, at ? at : pick(w, KDCOM_HEAD, len));
 		break;
 	case FAULT_HEADER:
 		change(w, at ? at - 1 : pick(w, 0, len < KDCOM_HEAD ? len : KDCOM_HEAD));

@@ -14,7 +14,7 @@ enum fake_fault {
 	FAULT_BODY,   // a byte of the body, or the trailing one, is another; a frame without a body is lost
 	FAULT_DOUBLE, // it comes twice
 	FAULT_DELAY,  // up to overtakers_max later frames overtake it
-	FAULT_CUT,    // it stops somewhere
+	FAULT_CUT,    // it stops in its body; one without a body is lost. (In its header the next frame's bytes would be taken for the rest of it: as HEADER)
 	FAULT_HEADER, // a byte of the packet header is another. KDCOM does not protect it (KD reference, section 1.2)
 	FAULT_COUNT,
 };
