@@ -494,9 +494,9 @@ void session_guest_registered(struct session *s)
 		s->has_boot = true;
 		s->counters.boots++;
 	}
-	if (s->is_breakin_kept || s->is_breakin_sent) {
+	if (s->is_breakin_kept || s->breakins_sent) {
 		s->is_breakin_kept = false;
-		s->is_breakin_sent = true;
+		s->breakins_sent = 1;
 		s->ops->guest_breakin(s->arg);
 	}
 }
@@ -505,9 +505,9 @@ void session_guest_gone(struct session *s, enum link_gone reason)
 {
 	s->is_registered = false;
 	doubt_wait(s);
-	if (s->is_breakin_sent)
+	if (s->breakins_sent)
 		s->is_breakin_kept = s->breakin_by != NULL;
-	s->is_breakin_sent = false;
+	s->breakins_sent = 0;
 	// The other reasons end the registration of a kernel that lives on and will register again.
 	if (reason == LINK_GONE_RESET || reason == LINK_GONE_SHUTDOWN)
 		boot_lost(s);
@@ -573,9 +573,9 @@ static void take_reply(struct session *s, const uint8_t *body, uint32_t body_len
 // A break-in that meets a kernel stopped for another reason has done its work; module loads go on by themselves.
 static void breakin_meets_stop(struct session *s)
 {
-	if (!s->is_breakin_sent || s->current.kd_type != KD_PACKET_STATE_CHANGE || is_at_load_event(s))
+	if (!s->breakins_sent || s->current.kd_type != KD_PACKET_STATE_CHANGE || is_at_load_event(s))
 		return;
-	s->is_breakin_sent = false;
+	s->breakins_sent = 0;
 	s->ops->guest_breakin_cancel(s->arg);
 }
 
@@ -675,7 +675,9 @@ void session_guest_waits(struct session *s, uint16_t kd_type)
 
 void session_guest_breakin_taken(struct session *s)
 {
-	s->is_breakin_sent = false;
+	// One that was sent behind it is still to be taken back at the stop, or the guest stops once more after that.
+	if (s->breakins_sent)
+		s->breakins_sent--;
 }
 
 // ---- From a client --------------------------------------------------------------------------------------
@@ -835,7 +837,7 @@ void session_client_breakin(struct session_client *c)
 		s->is_breakin_kept = true;
 		s->breakin_by = c;
 	} else if (!s->current.kd_type || is_at_load_event(s) || may_have_left_its_wait(s)) {
-		s->is_breakin_sent = true;
+		s->breakins_sent++;
 		s->breakin_by = c;
 		s->ops->guest_breakin(s->arg);
 	}

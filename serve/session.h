@@ -141,7 +141,7 @@ struct session {
 	struct session_client *reboot_by; // who asked for a reboot, and needs not be told of it
 	bool is_wait_doubtful, is_doubt_timed; // it has lost its registration while it waited
 	uint64_t doubt_until_ms;
-	bool is_breakin_sent; // and neither taken nor cancelled
+	uint32_t breakins_sent; // and neither taken nor cancelled; of two together the guest may take one
 	bool is_breakin_kept; // asked for while there was no guest
 	struct session_client *breakin_by; // NULL = it has left
 

@@ -134,6 +134,24 @@ static void test_breakin_taken_is_not_cancelled(void **state)
 	did("breakin send(7 3030) expect(2)");
 }
 
+// The debugger was impatient, and its second one crossed the word that the first was taken.
+static void test_breakin_sent_behind_the_one_taken_is_cancelled(void **state)
+{
+	(void)state;
+	boot();
+	client_comes(0);
+	session_client_breakin(clients[0].c);
+	session_client_breakin(clients[0].c);
+	session_guest_breakin_taken(&s);
+	guest_stops();
+	did("breakin breakin cancel send(7 3030) expect(2)");
+	session_guest_breakin_taken(&s); // a guest that makes it up
+	client_acks(0);
+	client_asks(0, KD_API_CONTINUE2);
+	guest_stops();
+	did("deliver(2 313c)+ expect(0) send(7 3030) expect(2)");
+}
+
 static void test_breakin_outlives_module_loads(void **state)
 {
 	(void)state;
@@ -818,6 +836,7 @@ int main(void)
 		T(test_client_without_reset_is_greeted_after_a_while),
 		T(test_client_comes_to_a_running_guest),
 		T(test_breakin_taken_is_not_cancelled),
+		T(test_breakin_sent_behind_the_one_taken_is_cancelled),
 		T(test_breakin_outlives_module_loads),
 		T(test_breakin_while_stopped_is_nothing),
 		T(test_breakin_reaches_a_guest_that_left_its_wait),
