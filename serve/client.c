@@ -296,7 +296,7 @@ static bool take(struct loop_source *source)
 	if (!take_input(c, c->can_peek && c->is_burst ? MSG_PEEK : 0))
 		return false;
 	work(c);
-	c->is_burst = !c->events->is_reply_near(c->arg);
+	c->is_burst = !c->is_hung_up && !c->events->is_reply_near(c->arg); // who has left is nobody's to ask about
 	return true;
 }
 

@@ -13,6 +13,7 @@ FAULTS_SRC := serve/connections.c serve/client.c serve/stats.c serve/tap.c serve
               wire/ring.c wire/kdcom.c wire/kdregs.c wire/kddata.c $(addprefix wire/,selftest.c selftest_vectors.c selftest_talks.c selftest_framing.c \
               selftest_kdapi.c selftest_ring.c fake_wire.c fake_ends.c fake_ours.c fake_stock.c)
 $(call unit_test,faults_test,serve/faults_test.c $(FAULTS_SRC),-lcmocka -lcjson)
+$(call unit_test,client_test,serve/client_test.c serve/client.c util/error.c util/loop.c util/polling.c util/rundir.c util/sock.c wire/kdapi.c wire/kdcom.c,-lcmocka)
 $(call unit_test,answers_test,serve/answers_test.c serve/answers.c memory/ram.c memory/walk.c,-lcmocka)
 $(call unit_test,doorbell_test,serve/doorbell_test.c serve/doorbell.c,-lcmocka)
 $(call unit_test,ctl_test,serve/ctl_test.c serve/ctl.c util/error.c util/buf.c util/loop.c util/polling.c util/rundir.c util/sock.c,-lcmocka -lcjson)
