@@ -427,7 +427,7 @@ static bool turn_away(struct broker *b, int fd)
 
 	if (b->link->refused_version) // with a module that cannot be talked to a debugger would wait for ever
 		describe_version(b, why, sizeof(why));
-	else if (b->connections.count >= SESSION_CLIENTS_MAX)
+	else if (b->session.client_count >= SESSION_CLIENTS_MAX)
 		snprintf(why, sizeof(why), "no more debuggers: %s has %u, as many as it can have; detach one", b->name, SESSION_CLIENTS_MAX);
 	else
 		return false;

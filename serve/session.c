@@ -197,8 +197,8 @@ static void current_forget(struct session *s)
 {
 	s->is_current_answered = s->is_announced = s->is_wait_doubtful = false;
 	packet_forget(&s->current);
-	for (struct session_client *c = s->clients; c; c = c->next)
-		client_drop_questions(c);
+	if (s->controller) // nobody else is asked any
+		client_drop_questions(s->controller);
 	pending_keep(s, 0);
 }
 
@@ -341,7 +341,7 @@ static void announce(struct session *s)
 {
 	s->is_announced = true;
 	for (struct session_client *c = s->clients; c; c = c->next)
-		if (c == s->controller || c->told != s->stop) // who observes and knows this report is not told it again
+		if (c == s->controller || (c->told != s->stop && c->shown != s->stop)) // who observes and knows this report is not told it again
 			client_give_current(c);
 }
 
@@ -682,10 +682,24 @@ void session_guest_breakin_taken(struct session *s)
 
 // ---- From a client --------------------------------------------------------------------------------------
 
+// What only reads is executed for nobody else.
+static void pending_withdraw_read(struct session_client *c)
+{
+	struct session_client **at = &c->session->pending;
+
+	if (c->pending.kd_type != KD_PACKET_MANIPULATE || session_right_for(get_le32(c->pending.body)) != RIGHT_READ)
+		return;
+	while (*at != c)
+		at = &(*at)->next_pending;
+	pending_unlink(c->session, at);
+	packet_forget(&c->pending);
+}
+
 void session_client_left(struct session_client *c)
 {
 	struct session *s = c->session;
 
+	pending_withdraw_read(c);
 	c->is_gone = true;
 	c->is_pending_wanted = false;
 	client_clear(c);

@@ -40,7 +40,7 @@
 // treated so for a client, too: one that does not read delays a boot by 10 s, not for ever.
 //
 // Rules: one thread; ops must not call back into the session, but for session_history_complete in own_request and own_reply. Packets accepted from a client are executed exactly once, even if the client
-// leaves; replies go to the client that asked or to nobody. Memory is bounded: SESSION_CLIENTS_MAX clients, SESSION_QUEUE_MAX bytes wait for each
+// leaves (but reads that nobody would hear of); replies go to the client that asked or to nobody. Memory is bounded: SESSION_CLIENTS_MAX clients, SESSION_QUEUE_MAX bytes wait for each
 // slow one, then the oldest prints are dropped and counted, after them the oldest module loads. Bodies come from the guest or from a client and are never trusted to
 // be longer than body_len says.
 #ifndef SERVE_SESSION_H

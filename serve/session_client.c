@@ -280,7 +280,7 @@ static void give_prompt_as_print(struct session_client *c, const struct session_
 	if (get_le32(body + DEBUG_IO_OFFSET_LENGTH) > text_len)
 		put_le32(body + DEBUG_IO_OFFSET_LENGTH, text_len);
 	client_give_print(c, p->kd_type, body, p->body_len);
-	c->told = c->session->stop;
+	c->shown = c->session->stop; // not `told`: it may sit at another one, and has no answer to this
 }
 
 static void give_stop(struct session_client *c)
@@ -503,6 +503,7 @@ void session_client_resend(struct session_client *c)
 		return;
 	c->believes = 0;
 	client_give_current(c);
+	client_pump(c); // what waited behind the stop that it has forgotten
 }
 
 void session_client_sent(struct session_client *c)

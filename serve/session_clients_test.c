@@ -149,6 +149,28 @@ static void test_requests_left_behind_are_counted(void **state)
 	client_comes(0);
 }
 
+static void test_reads_left_behind_are_nobodys(void **state)
+{
+	(void)state;
+	stopped_with(1);
+	client_asks(A, KD_API_WRITE_VIRTUAL);
+	did("deliver(2 3131)");
+	for (unsigned n = 0; n < 2 * SESSION_CLIENTS_MAX; n++) {
+		client_comes(B);
+		client_acks(B);
+		client_asks(B, KD_API_READ_VIRTUAL);
+		client_leaves(B);
+	}
+	assert_int_equal(s.client_count, 1);
+	did_whatever();
+	client_comes(B);
+	client_acks(B);
+	client_asks(B, KD_API_READ_PHYSICAL);
+	did_whatever();
+	guest_replies(KD_API_WRITE_VIRTUAL);
+	did("send(2 3131) deliver(2 313d) b:expect(2)");
+}
+
 static void test_registers_of_a_stop_it_does_not_know_are_refused(void **state)
 {
 	(void)state;
@@ -430,6 +452,17 @@ static void test_reset_of_an_observer_brings_it_up_to_date(void **state)
 	did("b:expect(0)"); // it runs
 	guest_stops_at(1);
 	did("send(7 3030) expect(2) b:send(7 3030) b:expect(2)");
+}
+
+static void test_resend_of_who_sits_at_a_stop_of_before_brings_it_up_to_date(void **state)
+{
+	(void)state;
+	running_with_b_at_stop();
+	guest_stops_at(0x1000);
+	did_whatever();
+	session_client_resend(clients[B].c);
+	did("b:send(7 3030)");
+	assert_int_equal(get_le64(last_body + 0x18), 0x1000);
 }
 
 static void test_a_report_of_another_processor_is_told(void **state)
@@ -719,6 +752,47 @@ static void test_a_prompt_that_nobody_read_is_not_shown_to_the_next(void **state
 	did("");
 }
 
+// It sits at a stop and has not read the text of the prompt, which was put to another.
+static void test_a_prompt_behind_a_stop_is_put_to_who_takes_control(void **state)
+{
+	(void)state;
+	running_with_b_at_stop();
+	guest_asks(KD_PACKET_DEBUG_IO, KD_DEBUG_IO_PROMPT);
+	did_whatever();
+	client_leaves(A);
+	assert_int_equal(session_control_take(clients[B].c, false), SESSION_CONTROL_TAKEN);
+	did("");
+	client_asks(B, KD_API_CONTINUE2);
+	did("b:send(3 3230 droppable) b:expect(0)");
+	client_acks(B);
+	did("b:send(3 3231) b:expect(3)");
+}
+
+static void test_the_answer_to_a_prompt_of_before_answers_no_other(void **state)
+{
+	uint8_t answer[KD_DEBUG_IO_SIZE] = { 0 };
+
+	(void)state;
+	put_le32(answer, KD_DEBUG_IO_PROMPT);
+	running_with(2);
+	guest_asks(KD_PACKET_DEBUG_IO, KD_DEBUG_IO_PROMPT);
+	client_acks(A);
+	client_acks(B);
+	session_control_take(clients[B].c, true);
+	client_acks(B);
+	session_client_packet(clients[B].c, KD_PACKET_DEBUG_IO, answer, sizeof(answer));
+	guest_asks(KD_PACKET_DEBUG_IO, KD_DEBUG_IO_PROMPT);
+	client_acks(B);
+	client_leaves(B);
+	session_control_take(clients[A].c, false);
+	did_whatever();
+	session_client_packet(clients[A].c, KD_PACKET_DEBUG_IO, answer, sizeof(answer)); // to the first
+	did("send(3 3230 droppable) expect(0)");
+	for (unsigned i = 0; i < 2; i++)
+		client_acks(A);
+	did("send(3 3230 droppable) send(3 3231) expect(3)");
+}
+
 static void test_files_are_the_controllers(void **state)
 {
 	(void)state;
@@ -741,6 +815,7 @@ int main(void)
 		T(test_breakin_of_an_observer_is_not_kept),
 		T(test_clients_are_counted),
 		T(test_requests_left_behind_are_counted),
+		T(test_reads_left_behind_are_nobodys),
 		T(test_registers_of_a_stop_it_does_not_know_are_refused),
 		T(test_nobody_is_told_of_the_reply_but_who_asked),
 		T(test_reset_forgets_only_ones_own),
@@ -758,6 +833,7 @@ int main(void)
 		T(test_an_observer_with_the_stop_of_before_reads_the_present),
 		T(test_who_comes_later_is_told_the_stop),
 		T(test_reset_of_an_observer_brings_it_up_to_date),
+		T(test_resend_of_who_sits_at_a_stop_of_before_brings_it_up_to_date),
 		T(test_a_report_of_another_processor_is_told),
 		T(test_a_report_said_again_is_news_to_nobody_who_observes),
 		T(test_the_first_has_control),
@@ -777,6 +853,8 @@ int main(void)
 		T(test_a_prompt_is_the_controllers_and_text_to_the_others),
 		T(test_a_prompt_goes_with_control),
 		T(test_a_prompt_that_nobody_read_is_not_shown_to_the_next),
+		T(test_a_prompt_behind_a_stop_is_put_to_who_takes_control),
+		T(test_the_answer_to_a_prompt_of_before_answers_no_other),
 		T(test_files_are_the_controllers),
 	};
 

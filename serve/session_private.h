@@ -53,6 +53,7 @@ struct session_client {
 	// what it knows
 	uint16_t believes; // the type that it may send: it was told a stop, prompt or file request; 0 = it waits for one
 	uint32_t told;     // number of the last stop it was told; 0 = none
+	uint32_t shown;    // of the last prompt that was put to another, and is text to it; 0 = none
 	uint16_t expected; // what ops.client_expect was told last
 	bool is_deaf;      // it gave no ACK through all retries: like no client, until it says something
 	bool is_refusal_told; // that its break-ins go nowhere

@@ -496,9 +496,22 @@ static void test_ram_answers_nobody_who_left(void **state)
 	client_leaves(0);
 	client_comes(0);
 	did_whatever();
+	guest_replies(KD_API_WRITE_VIRTUAL); // the read has gone with who would have heard of it
+	did("");
+	assert_int_equal(s.counters.replies_dropped, 1);
+}
+
+static void test_what_was_accepted_is_executed_though_its_client_left(void **state)
+{
+	(void)state;
+	stopped_with_client();
+	client_asks(0, KD_API_WRITE_VIRTUAL);
+	client_asks(0, KD_API_WRITE_PHYSICAL);
+	client_leaves(0);
+	did_whatever();
 	guest_replies(KD_API_WRITE_VIRTUAL);
-	did("deliver(2 3130)"); // accepted is accepted
-	guest_replies(KD_API_READ_VIRTUAL);
+	did("deliver(2 313e)"); // accepted is accepted
+	guest_replies(KD_API_WRITE_PHYSICAL);
 	did("");
 	assert_int_equal(s.counters.replies_dropped, 2);
 }
@@ -864,6 +877,7 @@ int main(void)
 		T(test_ram_waits_for_the_guests_turn),
 		T(test_ram_does_not_answer_while_the_guest_is_away),
 		T(test_ram_answers_nobody_who_left),
+		T(test_what_was_accepted_is_executed_though_its_client_left),
 		T(test_reset_forgets_an_answer_of_ram),
 		T(test_only_requests_are_looked_up),
 		T(test_ram_says_nothing_of_the_dead),
