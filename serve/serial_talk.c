@@ -488,7 +488,7 @@ void serial_talk_start(struct serial_talk *t, uint64_t now_ms, uint32_t retry_ms
 	t->now_ms = now_ms;
 	t->is_open = true;
 	t->has_spoken = false;
-	t->seq = 0;
+	t->seq = 1; // nobody saw this kernel start: its breakpoints, for one, are not known
 	t->want = 0;
 	t->report.kd_type = 0;
 	t->ask = SERIAL_ASK_NONE;

@@ -3,7 +3,7 @@
 // bytes in and out, time passed in.
 //
 // What the session wants and KDCOM does not say:
-//   seq       counted here, from 1 for each boot. A SYNC packet on a connection that has brought others is a new boot (KD reference, section 1.4).
+//   seq       counted here, from 1 for each boot that is seen, from 2 for a connection. A SYNC packet on a connection that has brought others is a new boot (KD reference, section 1.4).
 //             A target that dropped a print after 20 retries begins with it, too; nobody can tell the two apart.
 //   waits     follow from packets: a state change or a reply waits for type 2, a prompt for 3, a file request for 11, a control request for 10.
 //   in step   a target that runs hears no RESET, so what it says first may have any id. A packet that waits and comes out of step is not

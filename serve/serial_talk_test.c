@@ -339,6 +339,7 @@ static int setup(void **state)
 
 static void connect_line(void)
 {
+	last_seq = 1; // nobody saw it start
 	serial_talk_start(&talk, now, 0);
 	pass_output(&talk.kdcom, &to_target);
 }
@@ -721,6 +722,7 @@ static void test_the_first_packet_of_a_connection_is_no_reboot(void **state)
 	print("hello"); // SYNC
 	run(100);
 	did("registered(0) packet(3)");
+	assert_int_equal(last_seq, 2); // 1 would be a kernel that nobody can have set breakpoints in
 }
 
 static void test_resend_tells_the_report_again(void **state)
