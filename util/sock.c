@@ -337,6 +337,8 @@ static void describe_process(pid_t pid, char *ret_text, size_t text_size)
 	len = fd < 0 ? 0 : read(fd, name, sizeof(name) - 1);
 	name[len > 0 ? len : 0] = 0;
 	name[strcspn(name, "\n")] = 0;
+	for (char *c = name; *c; c++) // it is shown on terminals, and a process may call itself anything
+		*c = *c >= ' ' && *c < 0x7F ? *c : '?';
 	if (name[0])
 		snprintf(ret_text, text_size, "pid %d (%s)", (int)pid, name);
 	else

@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -217,6 +218,26 @@ static void test_unix_sockets(void **state)
 	close(cleanup_take_fd(&listener));
 	fails(sock_connect_unix(path, SOCK_STREAM, 0, &fd), ECONNREFUSED, "dead socket");
 	ok(sock_listen_unix(path, SOCK_STREAM, 0, &listener)); // replaces the dead one
+}
+
+// It may call itself anything, and is shown on terminals.
+static void test_names_of_peers_move_no_cursor(void **state)
+{
+	char was[16], who[64];
+	const char *name;
+	int fds[2];
+
+	(void)state;
+	assert_int_equal(prctl(PR_GET_NAME, was), 0);
+	assert_int_equal(prctl(PR_SET_NAME, "\x1b[2J\x07\x7f\xc3x y"), 0);
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, fds), 0);
+	sock_describe_peer(fds[0], who, sizeof(who));
+	assert_int_equal(prctl(PR_SET_NAME, was), 0);
+	close(fds[0]);
+	close(fds[1]);
+	name = strchr(who, '(');
+	assert_non_null(name);
+	assert_string_equal(name, "(?[2J???x y)");
 }
 
 static void test_tcp_default_is_loopback(void **state)
@@ -761,6 +782,7 @@ int main(void)
 		cmocka_unit_test(test_folders_are_private),
 		cmocka_unit_test(test_addresses),
 		cmocka_unit_test(test_unix_sockets),
+		cmocka_unit_test(test_names_of_peers_move_no_cursor),
 		cmocka_unit_test(test_no_descriptor_for_who_knocks),
 		cmocka_unit_test(test_received_descriptors_are_bounded),
 		cmocka_unit_test(test_tcp_default_is_loopback),
