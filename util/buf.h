@@ -27,10 +27,10 @@ static inline void buf_init(struct buf *b, size_t max)
 // Free the memory; the queue is empty and usable afterwards.
 void buf_deinit(struct buf *b);
 
-// The unconsumed bytes, b->len of them. Valid until the next call on b.
+// The unconsumed bytes, b->len of them; perhaps NULL when there are none. Valid until the next call on b.
 static inline const uint8_t *buf_data(const struct buf *b)
 {
-	return b->bytes + b->start;
+	return b->bytes ? b->bytes + b->start : NULL;
 }
 
 // Append. -> false: the queue would exceed `max` or memory is out; nothing was appended.
