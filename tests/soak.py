@@ -81,7 +81,7 @@ class Lines:
 
     def __init__(self, who):
         self.who, self.last, self.seen, self.faults, self.restarts = who, None, 0, [], 0
-        self.may_repeat = False
+        self.text, self.may_repeat = None, False  # the last print
 
     def resynchronised(self):
         """A print that was on its way, and its ACK, cross our RESET: it comes once more, as from every KDCOM target."""
@@ -90,12 +90,12 @@ class Lines:
     def take(self, event):
         if not isinstance(event, Print):
             return
-        for number in map(int, LINE.findall(event.text)):
+        is_repeated = self.may_repeat and event.text == self.text
+        self.text, self.may_repeat = event.text, False
+        for number in () if is_repeated else map(int, LINE.findall(event.text)):
             self.seen += 1
             if number == 1 and self.last is not None:
                 self.restarts += 1
-            elif self.last == number and self.may_repeat:
-                self.may_repeat = False
             elif self.last is not None and number != self.last + 1:
                 self.faults.append(f"{self.who}: line {number} behind {self.last}")
             self.last = number
