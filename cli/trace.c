@@ -232,7 +232,8 @@ static struct error *record(const char *vm, const char *path, bool is_forced)
 	if (!error && !t->reader.has_section)
 		error = error_create(EPROTO, "the broker of %s sent no trace (do eight others read one already?)", vm);
 	if (t && t->reader.has_section) {
-		if (ftruncate(to, (off_t)t->reader.offset) < 0) {
+		// Without the part of a packet at its end. What else stands in a file that is our standard output is not ours to cut.
+		if (!is_stdout && ftruncate(to, (off_t)t->reader.offset) < 0) {
 			// A pipe: whoever reads that sees how far it goes.
 		}
 		say_counts(t);

@@ -592,6 +592,14 @@ def recording_refusals():
         said = full.communicate(timeout=GUARD_S)[0].decode()
         lines = said.strip().splitlines()
         expect(full.returncode == 1 and sum("No space left" in line for line in lines) == 1 and lines[-1].startswith("vmkd trace: cannot write /dev/full"), said)
+        appended = vm.folder / "appended"
+        appended.write_bytes(bytes(100000))
+        with open(appended, "ab") as out:
+            onto = subprocess.Popen([VMKD, "trace", vm.name, "-"], env=vm.env, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.PIPE)
+        wait_for("something of a trace", lambda: appended.stat().st_size > 100000)
+        onto.send_signal(signal.SIGINT)
+        expect(onto.wait(GUARD_S) == 0 and appended.read_bytes()[:100004] == bytes(100000) + b"\n\r\r\n", "what stood in the file before is gone")
+        onto.stderr.close()
         pipe = subprocess.Popen([VMKD, "trace", vm.name, "-"], env=vm.env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         expect(pipe.stdout.read(4) == b"\n\r\r\n", "no trace on stdout")
         pipe.stdout.close()  # nobody reads it any more
