@@ -516,6 +516,23 @@ static void test_what_was_accepted_is_executed_though_its_client_left(void **sta
 	assert_int_equal(s.counters.replies_dropped, 2);
 }
 
+static void test_ram_answers_nobody_who_started_over(void **state)
+{
+	(void)state;
+	stopped_with_client();
+	ram_knows = KD_API_READ_VIRTUAL;
+	client_asks(0, KD_API_WRITE_VIRTUAL);
+	client_asks(0, KD_API_READ_VIRTUAL);
+	session_client_reset(clients[0].c);
+	client_acks(0);
+	did_whatever();
+	guest_replies(KD_API_WRITE_VIRTUAL);
+	did("deliver(2 3130) expect(2)"); // accepted is accepted
+	guest_replies(KD_API_READ_VIRTUAL);
+	did("");
+	assert_int_equal(s.counters.replies_dropped, 2);
+}
+
 static void test_reset_forgets_an_answer_of_ram(void **state)
 {
 	(void)state;
@@ -878,6 +895,7 @@ int main(void)
 		T(test_ram_does_not_answer_while_the_guest_is_away),
 		T(test_ram_answers_nobody_who_left),
 		T(test_what_was_accepted_is_executed_though_its_client_left),
+		T(test_ram_answers_nobody_who_started_over),
 		T(test_reset_forgets_an_answer_of_ram),
 		T(test_only_requests_are_looked_up),
 		T(test_ram_says_nothing_of_the_dead),
