@@ -81,17 +81,18 @@ class Lines:
 
     def __init__(self, who):
         self.who, self.last, self.seen, self.faults, self.restarts = who, None, 0, [], 0
-        self.text, self.may_repeat = None, False  # the last print
+        self.text, self.may_repeat = None, 0  # the last print; how many more may be its repetition
 
     def resynchronised(self):
-        """A print that was on its way, and its ACK, cross our RESET: it comes once more, as from every KDCOM target."""
-        self.may_repeat = True
+        """A print that was on its way, and its ACK, cross our RESET: it comes once more, as from every KDCOM target. We may have read it before our
+        RESET, or afterwards: then it is the second one that comes."""
+        self.may_repeat = 2
 
     def take(self, event):
         if not isinstance(event, Print):
             return
-        is_repeated = self.may_repeat and event.text == self.text
-        self.text, self.may_repeat = event.text, False
+        is_repeated = self.may_repeat > 0 and event.text == self.text
+        self.text, self.may_repeat = event.text, max(self.may_repeat - 1, 0)
         for number in () if is_repeated else map(int, LINE.findall(event.text)):
             self.seen += 1
             if number == 1 and self.last is not None:
