@@ -196,6 +196,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	w.now = 1000;
 	w.id = KDCOM_ID_INITIAL;
 	serial_talk_init(&w.talk, &events, &w);
+	w.seq = 1; // nobody saw it start
 	serial_talk_start(&w.talk, w.now, 0);
 	while (data < end)
 		play(&w, &data, end);
