@@ -215,16 +215,26 @@ static bool can_send(const struct session_client *c)
 	return !c->queue && !c->reply && !is_queue_held(c);
 }
 
-void client_give_print(struct session_client *c, uint16_t kd_type, const uint8_t *body, uint32_t body_len)
+// stop: of the prompt that it is the text of; 0 = a print.
+static void give_words(struct session_client *c, uint16_t kd_type, const uint8_t *body, uint32_t body_len, uint32_t stop)
 {
+	struct session_item *item;
+
 	if (c->is_gone)
 		return;
 	if (can_send(c)) {
 		send_packet(c, ITEM_PRINT, kd_type, body, body_len);
 		return;
 	}
-	queue_put(c, ITEM_PRINT, kd_type, body, body_len);
+	item = queue_put(c, ITEM_PRINT, kd_type, body, body_len);
+	if (item)
+		item->stop = stop;
 	client_pump(c);
+}
+
+void client_give_print(struct session_client *c, uint16_t kd_type, const uint8_t *body, uint32_t body_len)
+{
+	give_words(c, kd_type, body, body_len, 0);
 }
 
 void client_give_reply(struct session_client *c, const uint8_t *body, uint32_t body_len)
@@ -261,10 +271,10 @@ void client_give_failure(struct session_client *c, const uint8_t *request, uint3
 
 // ---- Stops ----------------------------------------------------------------------------------------------------
 
-static bool waits_in_queue(const struct session_client *c, uint32_t stop)
+static bool waits_in_queue(const struct session_client *c, enum session_item_kind kind, uint32_t stop)
 {
 	for (const struct session_item *item = c->queue; item; item = item->next)
-		if (item->kind == ITEM_STOP && item->stop == stop)
+		if (item->kind == kind && item->stop == stop)
 			return true;
 	return false;
 }
@@ -279,7 +289,7 @@ static void give_prompt_as_print(struct session_client *c, const struct session_
 	put_le32(body, KD_DEBUG_IO_PRINT);
 	if (get_le32(body + DEBUG_IO_OFFSET_LENGTH) > text_len)
 		put_le32(body + DEBUG_IO_OFFSET_LENGTH, text_len);
-	client_give_print(c, p->kd_type, body, p->body_len);
+	give_words(c, p->kd_type, body, p->body_len, c->session->stop);
 	c->shown = c->session->stop; // not `told`: it may sit at another one, and has no answer to this
 }
 
@@ -306,11 +316,11 @@ void client_give_current(struct session_client *c)
 	const struct session *s = c->session;
 	bool is_question = session_type_that_answers(s->current.kd_type, s->current.body) != KD_PACKET_MANIPULATE;
 
-	if (c->is_gone || waits_in_queue(c, s->stop))
+	if (c->is_gone || waits_in_queue(c, ITEM_STOP, s->stop))
 		return;
 	if (!is_question || c == s->controller)
 		give_stop(c);
-	else if (s->current.kd_type == KD_PACKET_DEBUG_IO)
+	else if (s->current.kd_type == KD_PACKET_DEBUG_IO && !waits_in_queue(c, ITEM_PRINT, s->stop))
 		give_prompt_as_print(c, &s->current);
 }
 

@@ -752,6 +752,29 @@ static void test_a_prompt_that_nobody_read_is_not_shown_to_the_next(void **state
 	did("");
 }
 
+// As debuggers begin: a RESET, while what was printed before is still on its way to them.
+static void test_who_comes_at_a_prompt_and_resets_is_shown_it_once(void **state)
+{
+	(void)state;
+	running_with(1);
+	guest_prints("before\n");
+	client_acks(A);
+	guest_asks(KD_PACKET_DEBUG_IO, KD_DEBUG_IO_PROMPT);
+	client_acks(A);
+	client_appears(B);
+	did_whatever();
+	session_client_reset(clients[B].c);
+	for (int line = 0; line < 3; line++) { // the history and the words around it
+		did("b:send(3 3230 droppable)");
+		client_acks(B);
+	}
+	did("b:send(3 3230 droppable)");
+	client_acks(B);
+	did("");
+	session_client_reset(clients[B].c);
+	did("b:send(3 3230 droppable)"); // nothing of it waits: it is asked for again
+}
+
 // It sits at a stop and has not read the text of the prompt, which was put to another.
 static void test_a_prompt_behind_a_stop_is_put_to_who_takes_control(void **state)
 {
@@ -853,6 +876,7 @@ int main(void)
 		T(test_a_prompt_is_the_controllers_and_text_to_the_others),
 		T(test_a_prompt_goes_with_control),
 		T(test_a_prompt_that_nobody_read_is_not_shown_to_the_next),
+		T(test_who_comes_at_a_prompt_and_resets_is_shown_it_once),
 		T(test_a_prompt_behind_a_stop_is_put_to_who_takes_control),
 		T(test_the_answer_to_a_prompt_of_before_answers_no_other),
 		T(test_files_are_the_controllers),

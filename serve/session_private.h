@@ -38,7 +38,7 @@ enum session_item_kind { ITEM_PRINT, ITEM_STOP, ITEM_REPLY, ITEM_NOTICE, ITEM_RE
 struct session_item {
 	struct session_item *next;
 	enum session_item_kind kind;
-	uint32_t stop; // STOP: its number
+	uint32_t stop; // STOP: its number; PRINT: of the prompt that it is the text of; 0 = none
 	uint16_t kd_type;
 	uint32_t body_len;
 	uint8_t body[];
