@@ -356,7 +356,7 @@ def processors_meet_at_a_breakpoint(guest):
     hits = text.count("Breakpoint 0 hit")
     check(hits == rounds + 1 and "Single step exception" not in text, f"{hits} hits:\n{text}")
     came = re.findall(r"^\.  (\d)  pc", text, re.M)
-    check(len(set(came[:rounds])) > 1 and "0" not in came[:rounds] and came[rounds] == "0", f"processors {came} came:\n{text}")
+    check((len(set(came[:rounds])) > 1 or guest.link == "serial") and "0" not in came[:rounds] and came[rounds] == "0", f"processors {came} came:\n{text}")
 
 
 # ---- running -----------------------------------------------------------------------------------------------------------------

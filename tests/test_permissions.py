@@ -166,6 +166,8 @@ def group_site():
 def need_kvm():
     if KVM == "missing":
         raise Skip(f"KVM ({KVM_REMARK})")
+    if subprocess.run([*OWNER.command, "sh", "-c", "test -r /dev/kvm && test -w /dev/kvm"]).returncode:
+        raise Skip("a /dev/kvm that is open to ordinary users")
 
 
 def memfd():

@@ -20,7 +20,7 @@ import time
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 BUILD = os.path.abspath(sys.argv[1] if len(sys.argv) > 1 else os.path.join(ROOT, "build"))
 HANG = 30
-LINK_VERSION = 2
+LINK_VERSION = 3
 HELLO, REGISTERED, UNREGISTERED, PACKET, WAIT, BREAKIN_TAKEN, STATS = 1, 2, 3, 4, 5, 6, 7
 ATTACH, DELIVER, BREAKIN, RESEND, STATS_GET, CANCEL = 32, 33, 34, 35, 36, 37
 F_WAITS, F_RESUMES, F_DROPPABLE = 1, 2, 4
