@@ -80,10 +80,13 @@ def open_stream(where):
 class Talk:
     """One conversation. next_id: of our next packet; expected: of the target's next one; last: the data frame taken last."""
 
+    REMEMBERED_MAX = 3  # stops in a row that break-ins of before may cost: one that was stopped keeps one or two
+
     def __init__(self, opener, patience, quiet):
         """opener(): a new connected socket. patience: seconds to wait for what must come. quiet: seconds in which nothing may."""
         self.opener, self.patience, self.quiet = opener, patience, quiet
         self.remarks = []
+        self.has_broken_in = False  # a break-in was sent by itself
         self.is_new = False  # nobody has talked to this target before, the case is told
         self.sock = None
         self.connect()
@@ -111,6 +114,7 @@ class Talk:
     # -- bytes and frames --
 
     def write(self, *parts):
+        self.has_broken_in |= b"b" in parts
         try:
             self.sock.sendall(b"".join(parts))
         except OSError as error:
@@ -390,7 +394,9 @@ class Talk:
     def run(self):
         """The target runs, and no break-in of ours is left that could stop it."""
         self.go()
-        while self.may_stop_again:
+        for _ in range(self.REMEMBERED_MAX):
+            if not self.may_stop_again:
+                return
             try:
                 self.stays_running(max(self.quiet, 0.5))
                 self.may_stop_again = False
