@@ -44,6 +44,11 @@ def python(script, *args):
     return [sys.executable, "-u", script, *args]
 
 
+def starts(*ways):
+    """What tests/conformance is to start."""
+    return [word for way in ways for word in ("--start", way)]
+
+
 def with_ram(how, command):
     """The command with brokers that answer from RAM, do not, or compare: tests/vm.py."""
     return ["env", f"VMKD_TEST_RAM={how}", *command]
@@ -73,12 +78,13 @@ def stages(long):
               guard=7200 if long else 1800),
         Stage("wire-guest", "wire/'s vectors in mingw-built code, inside the test kernel", ["tests/wire_guest.sh"], built),
         Stage("kdclient", "the independent client against worked packets", python("tests/test_kdclient.py"), ()),
-        Stage("conformance", "KDCOM conversations: the suite against itself and a plain target, and the broker under debugcon, on a Unix socket and TCP",
-              python("tests/conformance", "--start", "self", "--start", "stock", "--start", "debugcon", "--start", "debugcon-tcp"), built, guard=1800),
+        Stage("conformance", "KDCOM conversations: the suite against itself and a plain target, and the broker under debugcon",
+              python("tests/conformance", *starts("self", "stock", "debugcon", *(["debugcon-tcp"] if long else []))), built, guard=1800),
         Stage("faultlink", "real debuggers through a stream on which things go wrong", python("tests/test_faultlink.py"), built, guard=1800),
-        Stage("conformance-hook", "KDCOM conversations with the broker under the hook, on a Unix socket and TCP, and with a guest that speaks VirtualKD",
-              python("tests/conformance", "--start", "hook", "--start", "hook-tcp", "--start", "virtualkd"), built, guard=1800),
-        Stage("conformance-serial", "KDCOM conversations with a stock serial target", python("tests/conformance", "--start", "serial"), built, guard=1800),
+        Stage("conformance-hook", "KDCOM conversations with the broker under the hook on TCP, and over VirtualKD's dialect",
+              python("tests/conformance", *starts("hook-tcp", "virtualkd", *(["hook"] if long else []))), built, guard=1800),
+        Stage("conformance-serial", "KDCOM conversations with a stock serial target", python("tests/conformance", *starts("serial")), built, guard=1800,
+              only_when_asked=not long),
         Stage("hal", "the test kernel's machine layer", ["testkernel/check-hal.sh"], built),
         Stage("testkernel", "the NT face over the serial yardstick", python("tests/test_testkernel.py"), built,
               guard=1800),
@@ -265,7 +271,7 @@ def main():
     every = stages(args.long)
     if args.list:
         for stage in every:
-            print(f"{stage.name:12} {stage.title}{' (--mutants)' if stage.only_when_asked else ''}")
+            print(f"{stage.name:12} {stage.title}{' (only when asked for)' if stage.only_when_asked else ''}")
         return 0
     if args.long:
         os.environ["VMKD_CHECK_LONG"] = "1"
