@@ -18,14 +18,16 @@ from vm import GUARD_S, ROOT, VMKD, wait_for  # noqa: E402
 
 MAPPED, PROCESS, PACKETS = "from the VM's RAM (mapped)", "from the VM's RAM (process_vm_readv)", "in packets"
 
+# A debugger that comes early meets the kernel's last line of the boot, a later one is told of it.
+SAID = re.compile("^vmkd: what the guest printed before:\n.*?^vmkd: and from now on:\n|^TK: [^\n]*\n", re.M | re.S)
 
 
 def console(vm, commands, *options, status=0):
-    """What `vmkd kd` shows of these commands; the target stays stopped."""
+    """What `vmkd kd` shows of these commands, without what the kernel prints and has printed; the target stays stopped."""
     vm.kd_socket()
     got, text = vm.run("kd", f"vm:{vm.name}", "-t", int(GUARD_S), *options, "-c", f"{commands}; qs")
     expect(got == status, f"'{commands}' ended with {got}, expected {status}:\n{text}")
-    return text
+    return SAID.sub("", text)
 
 
 def saved(vm, where, *options, status=0):
