@@ -96,7 +96,7 @@ def stages(long):
         Stage("presence", "vmkd serve --stay, --absent, a VM that does not end", python("tests/test_presence.py"), built, guard=1800),
         Stage("revert", "snapshots, migration, resets, pauses: the link comes back by itself", python("tests/test_revert.py"), built, guard=3600),
         Stage("console", "vmkd kd through the broker", python("tests/test_console.py", "--link", "debugcon"), built, guard=1800),
-        Stage("console-serial", "vmkd kd on a stock serial target", python("tests/test_console.py", "--link", "serial"), built,
+        Stage("console-serial", "vmkd kd on a stock serial target", python("tests/test_console.py", "--link", "serial", *([] if long else ["--arch", "x64"])), built,
               guard=1800),
         Stage("permissions", "VM, broker and client as different users, in a folder that a group shares", python("tests/test_permissions.py"), built,
               guard=1800),
