@@ -12,9 +12,11 @@ $(if $(VMKD_CONSOLE),$(eval $(O)/host/cli/main.o: CFLAGS_HOST += -DVMKD_HAS_CONS
 # target/ and console/ are listed by what is there: their own rules.mk come later in the alphabet.
 VMKD_LIBRARY_SOURCES := $(filter-out %_test.c %_fuzz.c,$(wildcard console/*.c target/*.c))
 VMKD_WIRE_SOURCES := wire/kdapi.c wire/kdcom.c wire/kddata.c wire/kdregs.c wire/ring.c
+# What a VM's owner needs once: each folder is listed by what is there, too.
+VMKD_SETUP_SOURCES := $(filter-out %_test.c %_fuzz.c,$(wildcard attach/*.c setup/*.c domain/*.c doctor/*.c))
 VMKD_TRACE_SOURCES := trace/pcapng.c trace/record.c trace/decode.c trace/player.c
 $(call host_program,vmkd,$(CLI_SOURCES) $(VMKD_SERVE_SOURCES) $(if $(VMKD_CONSOLE),$(VMKD_LIBRARY_SOURCES)) \
-    util/error.c util/ask.c util/buf.c util/endpoint.c util/loop.c util/polling.c util/rundir.c util/sock.c memory/ram.c memory/walk.c vmm/area.c vmm/call.c $(VMKD_WIRE_SOURCES) $(VMKD_TRACE_SOURCES),\
+    $(VMKD_SETUP_SOURCES) util/error.c util/ask.c util/buf.c util/endpoint.c util/installed.c util/loop.c util/polling.c util/rundir.c util/sock.c memory/ram.c memory/walk.c vmm/area.c vmm/call.c $(VMKD_WIRE_SOURCES) $(VMKD_TRACE_SOURCES),\
     -lcjson $(if $(VMKD_CONSOLE),-ledit -lZydis -lZycore))
 
 $(call unit_test,qemu_args_test,cli/qemu_args_test.c cli/qemu_args.c util/error.c util/rundir.c,-lcmocka -lcjson)

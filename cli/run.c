@@ -18,6 +18,7 @@
 #include "serve/vmdir.h"
 #include "serve/watchdog.h"
 #include "util/cleanup.h"
+#include "util/installed.h"
 #include "util/rundir.h"
 
 #define LIBRARY "libvmkd-vmm.so"
@@ -150,27 +151,20 @@ static struct error *find_program(const char *name, char ret[PATH_MAX])
 	return error_create(ENOENT, "%s: not found in PATH; install it (Debian: apt install qemu-system-x86) or give its path", name);
 }
 
-// Next to this executable, as make leaves it; else in the lib folder beside bin, as an installation has it.
 static struct error *find_library(char ret[PATH_MAX])
 {
-	static const char *const places[] = { "/", "/../lib/", "/../lib/vmkd/" };
-	char self[PATH_MAX - 64];
-	ssize_t len = readlink("/proc/self/exe", self, sizeof(self) - 1);
-	char *slash;
+	char *path = NULL;
+	struct error *err = installed_find(LIBRARY, &path);
 
-	self[len > 0 ? len : 0] = 0;
-	slash = strrchr(self, '/');
-	if (slash)
-		*slash = 0;
-	for (size_t i = 0; i < sizeof(places) / sizeof(places[0]); i++) {
-		snprintf(ret, PATH_MAX, "%s%s%s", self, places[i], LIBRARY);
-		if (access(ret, R_OK) == 0)
-			// The dynamic linker splits LD_PRELOAD at both.
-			return strpbrk(ret, " :") ? error_create(EINVAL, "%s: a library with a blank or ':' in its path cannot be preloaded; "
-									 "move vmkd to another folder", ret)
-						  : NULL;
-	}
-	return error_create(ENOENT, "%s is neither beside vmkd in %s nor in ../lib: run make, or install vmkd completely", LIBRARY, self);
+	if (err)
+		return err;
+	// The dynamic linker splits LD_PRELOAD at both.
+	if (strpbrk(path, " :"))
+		err = error_create(EINVAL, "%s: a library with a blank or ':' in its path cannot be preloaded; move vmkd to another folder", path);
+	else
+		snprintf(ret, PATH_MAX, "%s", path);
+	free(path);
+	return err;
 }
 
 // ---- Which link ---------------------------------------------------------------------------------------------
