@@ -2,7 +2,7 @@
 # Compilers, flags and the few macros that rules.mk files call.
 #
 #   $(call host_program,NAME,SOURCES,LIBS)     build/NAME              added to ALL
-#   $(call host_library,NAME,SOURCES,LIBS,MAP) build/NAME (.so)        added to ALL; MAP = linker version script
+#   $(call host_library,NAME,SOURCES,LIBS,MAP[,SONAME])  build/NAME (.so), added to ALL; MAP = linker version script; SONAME, if it is not NAME, is a link to it
 #   $(call unit_test,NAME,SOURCES,LIBS)        build/tests/NAME        added to TESTS; exit status 0 = passed
 #   $(call fuzz_target,NAME,SOURCES,LIBS)      build/fuzz/NAME         added to FUZZERS; seeds in <folder>/fuzz/NAME/
 #   $(call pe_objects,ARCH,SOURCES)            object names of SOURCES built by mingw for ARCH (x64 or x86)
@@ -23,8 +23,9 @@ WARN := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -W
 # Byte formats are where a silent conversion hides a bug, so wire/ alone is compiled with -Wconversion.
 WARN_wire := -Wconversion -Wsign-conversion
 SANFLAGS  := $(if $(SAN),-fsanitize=$(SAN) -fno-sanitize-recover=all -fno-omit-frame-pointer)
-CFLAGS_HOST := -std=c17 -D_GNU_SOURCE $(OPT) -g -fPIC -fvisibility=hidden -pthread $(WARN) -I. -Iinclude $(SANFLAGS)
-LDFLAGS_HOST := -pthread $(SANFLAGS)
+# CPPFLAGS, CFLAGS, LDFLAGS: a distribution's own, from its environment or the command line; for the host's programs only.
+CFLAGS_HOST := -std=c17 -D_GNU_SOURCE $(OPT) -g -fPIC -fvisibility=hidden -pthread $(WARN) -I. -Iinclude $(SANFLAGS) $(CPPFLAGS) $(CFLAGS)
+LDFLAGS_HOST := -pthread $(SANFLAGS) $(LDFLAGS)
 CFLAGS_FUZZ := -std=c17 -D_GNU_SOURCE -O1 -g -pthread $(WARN) -I. -Iinclude -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all
 # Guest code runs at HIGH_LEVEL with the interrupted thread's FPU and SSE state live: integer registers only.
 CFLAGS_PE := -std=c17 -O2 -g0 -ffreestanding -fno-builtin -fno-stack-protector -fno-asynchronous-unwind-tables \
@@ -77,9 +78,10 @@ HOST += $(O)/$(1)
 $(O)/$(1): $(call host_objects,$(2)) $(4)
 	@mkdir -p $$(@D)
 	@echo "  LD      $$@"
-	$$(CC) $$(LDFLAGS_HOST) -shared -Wl,-soname,$(1) -Wl,--version-script=$(4) -o $$@ $(call host_objects,$(2)) $(3)
+	$$(CC) $$(LDFLAGS_HOST) -shared -Wl,-soname,$(if $(5),$(5),$(1)) -Wl,--version-script=$(4) -o $$@ $(call host_objects,$(2)) $(3)
+	$(if $(5),ln -sf $(1) $(O)/$(5))
 endef
-host_library = $(eval $(call host_library_,$(strip $(1)),$(2),$(3),$(strip $(4))))
+host_library = $(eval $(call host_library_,$(strip $(1)),$(2),$(3),$(strip $(4)),$(strip $(5))))
 
 define unit_test_
 TESTS += $(O)/tests/$(1)

@@ -8,7 +8,7 @@ TARGET_WIRE := $(TARGET_TRACE) wire/kdcom.c wire/kdapi.c wire/kddata.c wire/kdre
 TARGET_UTIL := util/error.c util/ask.c util/buf.c util/endpoint.c util/rundir.c util/sock.c
 TARGET_LIBS := -lcjson
 
-$(call host_library,libvmkd.so,$(TARGET_SRC) $(TARGET_WIRE) $(TARGET_UTIL),$(TARGET_LIBS),target/libvmkd.map)
+$(call host_library,libvmkd.so,$(TARGET_SRC) $(TARGET_WIRE) $(TARGET_UTIL),$(TARGET_LIBS),target/libvmkd.map,libvmkd.so.0)
 $(call unit_test,target_test,target/target_test.c target/peer_test.c $(TARGET_SRC) $(TARGET_WIRE) $(TARGET_UTIL),-lcmocka $(TARGET_LIBS))
 $(call fuzz_target,target_fuzz,target/target_fuzz.c $(TARGET_SRC) $(TARGET_WIRE) $(TARGET_UTIL),$(TARGET_LIBS))
 $(call unit_test,replay_test,target/replay_test.c $(TARGET_SRC) $(TARGET_WIRE) $(TARGET_UTIL),-lcmocka $(TARGET_LIBS))
