@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: MIT
+# vmkd.sys for both architectures: the transport of kdvmkd.dll, and what puts it into a running kernel.
+
+include guest/kdvmkd/sources.mk
+
+DRIVER_SOURCES := guest/driver/driver.c guest/kdvmkd/runtime.c
+# A driver is a program to the linker, not a DLL: so nothing of a C program's start, and relocations on request.
+DRIVER_LDFLAGS := -nostartfiles -Wl,--enable-reloc-section $(KDVMKD_LDFLAGS)
+DRIVER_ENTRY_x64 := DriverEntry
+DRIVER_ENTRY_x86 := _DriverEntry@8
+DRIVER_BASE_x64 := 0x140000000
+DRIVER_BASE_x86 := 0x10000
+
+define vmkd_sys_
+ALL += $(O)/guest/$(1)/vmkd.sys $(O)/guest/$(1)/moved/vmkd.sys
+DRIVER_INPUTS_$(1) := $(call pe_objects,$(1),$(DRIVER_SOURCES)) $(O)/guest/$(1)/libntoskrnl-driver.a
+$(O)/guest/$(1)/libntoskrnl-driver.a: guest/driver/ntoskrnl-$(1).def
+	@mkdir -p $$(@D)
+	$$(DLLTOOL_$(1)) -k -d $$< -l $$@
+$(O)/guest/$(1)/vmkd.sys: $$(DRIVER_INPUTS_$(1))
+	$$(MINGW_$(1)) $$(DRIVER_LDFLAGS) -Wl,--image-base,$$(DRIVER_BASE_$(1)) -Wl,--entry,$$(DRIVER_ENTRY_$(1)) -o $$@ $$^
+# For tools/check-pe, as moved/kdvmkd.dll.
+$(O)/guest/$(1)/moved/vmkd.sys: $$(DRIVER_INPUTS_$(1))
+	@mkdir -p $$(@D)
+	$$(MINGW_$(1)) $$(DRIVER_LDFLAGS) -Wl,--image-base,$$(KDVMKD_MOVED_$(1)) -Wl,--entry,$$(DRIVER_ENTRY_$(1)) -o $$@ $$^
+endef
+$(eval $(call vmkd_sys_,x64))
+$(eval $(call vmkd_sys_,x86))
