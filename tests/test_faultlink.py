@@ -13,7 +13,7 @@ from faultlink import FaultLink
 from kdclient import KdClient, KdError
 from vm import GUARD_S
 
-ROUNDS = 20 if os.environ.get("VMKD_CHECK_LONG") else 4
+ROUNDS = 20 if os.environ.get("VMKD_CHECK_LONG") else 2
 BYTES = 1024
 
 
@@ -64,7 +64,7 @@ def independent_client(way):
 def cut_at_a_byte(way):
     with way.vm("faults", "--scenario", "counter") as vm, tempfile.TemporaryDirectory(prefix="vmkd-f-") as folder:
         base, wanted = truth(vm)
-        for end in range(1, 1200, 20 if ROUNDS > 4 else 90):
+        for end in range(1, 1200, 20 if ROUNDS > 2 else 90):
             with FaultLink(f"unix:{vm.kd_socket()}", f"{folder}/s", 1, per_mille=0, end_at=end), KdClient(timeout=GUARD_S) as kd:
                 kd.connect(f"{folder}/s")
                 try:

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Runs every unit test program of one build folder: tests/units.py build [VARIABLE=VALUE of make…] [NAME…]. The tests of cmocka and lines `ok NAME`, `not ok NAME` are
-counted one by one; a program that prints neither counts as one test by its exit status."""
+"""Runs every unit test program of one build folder: tests/units.py build [VARIABLE=VALUE of make…] [NAME…], or -NAME: all but that. The tests of cmocka and lines
+`ok NAME`, `not ok NAME` are counted one by one; a program that prints neither counts as one test by its exit status."""
 import os
 import re
 import signal
@@ -23,7 +23,8 @@ SANITIZER = re.compile(r"(ERROR: \w+Sanitizer|runtime error:).*")
 def programs(out, variables, names):
     listed = subprocess.run(["make", "--no-print-directory", "-s", f"O={out}", *variables, "list-tests"], cwd=ROOT, check=True,
                             capture_output=True, text=True).stdout.split()
-    return [ROOT / p for p in listed if not names or Path(p).name in names]
+    wanted = [n for n in names if not n.startswith("-")]
+    return [ROOT / p for p in listed if (not wanted or Path(p).name in wanted) and f"-{Path(p).name}" not in names]
 
 
 def run(program):
