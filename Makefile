@@ -7,6 +7,7 @@
 #   make fuzz                libFuzzer targets, into build/fuzz/ (clang)
 #   make host                what runs on the host only: no guest module, no test kernel
 #   make list-tests, make list-fuzzers
+#   make install, make uninstall: mk/install.mk
 #   make O=build/asan SAN=address,undefined tests
 #   make V=1 ...             shows the commands
 .DEFAULT_GOAL := all
@@ -16,6 +17,7 @@ $(if $(V),,.SILENT:)
 
 include mk/toolchain.mk
 include $(sort $(wildcard */rules.mk */*/rules.mk))
+include mk/install.mk
 
 .PHONY: all host tests fuzz clean list-tests list-fuzzers
 all: $(ALL)
