@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
 # Per architecture, into build/testkernel/{x64,x86}/: ntoskrnl.exe + .pdb (a PE by clang and lld-link), boot.elf (the
-# PVH stub, by clang and ld.lld), kduart.dll (the serial yardstick) and the modules of virtualkd/ (by mingw).
+# PVH stub, by clang and ld.lld), kduart.dll (the serial yardstick), tkdriver.sys and the modules of virtualkd/ (by mingw).
 LLD_LINK     ?= lld-link
 LLD          ?= ld.lld
 LLVM_DLLTOOL ?= llvm-dlltool
@@ -86,11 +86,25 @@ $(O)/testkernel/$(1)/virtualkd/libntoskrnl.a: testkernel/virtualkd/ntoskrnl-$(1)
 	$$(MINGW_$(1):gcc=dlltool) -k -d $$< -l $$@
 $(foreach kind,bazis2024 bazis30 kdvbox,$(eval $(call testkernel_virtualkd,$(1),$(kind))))
 endef
+# The driver that shows that drivers work: $(1) architecture, $(2) its entry's name.
+define testkernel_driver
+$(O)/testkernel/$(1)/driver/libntoskrnl.a: testkernel/driver/ntoskrnl-$(1).def
+	@mkdir -p $$(@D)
+	$$(MINGW_$(1):gcc=dlltool) -k -d $$< -l $$@
+$(O)/testkernel/$(1)/tkdriver.sys: $(call pe_objects,$(1),testkernel/driver/tkdriver.c) $(O)/testkernel/$(1)/driver/libntoskrnl.a
+	@echo "  LD      $$@"
+	$$(MINGW_$(1)) -nostdlib -shared -Wl,--entry,$(2) -Wl,--subsystem,native -Wl,--dynamicbase -Wl,--nxcompat \
+	    -Wl,--kill-at -Wl,--disable-auto-import -s -o $$@ $$^
+ALL += $(O)/testkernel/$(1)/tkdriver.sys
+endef
 $(eval $(call testkernel_arch,x64,elf_x86_64,i386:x86-64,,))
 $(eval $(call testkernel_arch,x86,elf_i386,i386,-x86,/safeseh:no))
 
 $(eval $(call testkernel_virtualkd_arch,x64))
 $(eval $(call testkernel_virtualkd_arch,x86))
+
+$(eval $(call testkernel_driver,x64,DriverEntry))
+$(eval $(call testkernel_driver,x86,_DriverEntry@8))
 
 $(call host_program,tools/peseal,tools/peseal.c,)
 $(call unit_test,testkernel_pe_test,testkernel/core/pe_test.c testkernel/core/pe.c testkernel/core/archive.c,-lcmocka)

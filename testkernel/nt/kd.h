@@ -59,6 +59,10 @@ enum kd_outcome kd_report_command(const struct kd_string *name, const struct kd_
 // Hands one packet to the transport, which returns when it was acknowledged or may be dropped (then it has set
 // KdDebuggerNotPresent). data may be NULL. Lengths in bytes, together at most KD_PACKET_MAX_SIZE.
 void kd_send(uint32_t type, void *header, size_t header_len, const void *data, size_t data_len);
+// The transport's KdReceivePacket, its codes as they come.
+uint32_t kd_port_receive(uint32_t type, struct kd_string *header, struct kd_string *data, uint32_t *ret_data_len, struct kd_context *context);
+// From now on the kernel calls the functions that its import address table leads to now, whatever becomes of the table.
+void kd_bypass_imports(void);
 // Receives one packet of a type into header and KdpMessageBuffer. Never returns KD_TIMED_OUT.
 enum kd_receive kd_receive(uint32_t type, void *header, size_t header_len, uint32_t *ret_data_len);
 

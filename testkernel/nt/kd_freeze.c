@@ -6,6 +6,8 @@
 // A CPU that wants to own the debugger while another does must take the freeze itself: its interrupts are off, so
 // the IPI could never reach it. The outcome of a stop belongs to the owner, whichever CPU talks to the debugger.
 #include "testkernel/nt/kd.h"
+
+#include "testkernel/nt/driver_run.h"
 #include "testkernel/nt/scenario_run.h"
 
 enum freeze_state { RUNNING, ASKED, FROZEN, THAWED };
@@ -92,6 +94,7 @@ void nt_freeze(struct hal_frame *frame)
     unsigned cpu = hal_cpu_index();
 
     freeze_if_asked(cpu, frame); // not asked: it was frozen on its own way into the debugger
+    driver_dpc_interrupt(frame);
     divert_if_asked(cpu, frame);
 }
 

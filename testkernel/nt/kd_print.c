@@ -40,7 +40,7 @@ bool kd_poll_break_in_owned(void)
         KdpContext.control_c_pending = 0;
         return true;
     }
-    return KdReceivePacket(KD_POLL_BREAKIN, NULL, NULL, NULL, NULL) == KD_RECEIVED;
+    return kd_port_receive(KD_POLL_BREAKIN, NULL, NULL, NULL, NULL) == KD_RECEIVED;
 }
 
 bool kd_poll_break_in(void)

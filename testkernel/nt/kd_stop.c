@@ -10,13 +10,33 @@ uint8_t KdpMessageBuffer[KD_MESSAGE_SIZE];
 // One per stop kind would do, but only one is ever being sent.
 static struct kd_state_change change;
 
+// Set by kd_bypass_imports; NULL: through the import address table, as kernels do.
+static void(HAL_STDCALL *send_directly)(uint32_t, struct kd_string *, struct kd_string *, struct kd_context *);
+static uint32_t(HAL_STDCALL *receive_directly)(uint32_t, struct kd_string *, struct kd_string *, uint32_t *, struct kd_context *);
+
+void kd_bypass_imports(void)
+{
+    send_directly = KdSendPacket;
+    receive_directly = KdReceivePacket;
+}
+
+uint32_t kd_port_receive(uint32_t type, struct kd_string *header, struct kd_string *data, uint32_t *ret_data_len, struct kd_context *context)
+{
+    if (receive_directly != NULL)
+        return receive_directly(type, header, data, ret_data_len, context);
+    return KdReceivePacket(type, header, data, ret_data_len, context);
+}
+
 void kd_send(uint32_t type, void *header, size_t header_len, const void *data, size_t data_len)
 {
     // MaximumLength stays 0: transports must not rely on it when they send (KD reference, section 2.5).
     struct kd_string head = {.length = (uint16_t)header_len, .buffer = header};
     struct kd_string body = {.length = (uint16_t)data_len, .buffer = (void *)data};
 
-    KdSendPacket(type, &head, data == NULL ? NULL : &body, &KdpContext);
+    if (send_directly != NULL)
+        send_directly(type, &head, data == NULL ? NULL : &body, &KdpContext);
+    else
+        KdSendPacket(type, &head, data == NULL ? NULL : &body, &KdpContext);
 }
 
 enum kd_receive kd_receive(uint32_t type, void *header, size_t header_len, uint32_t *ret_data_len)
@@ -27,7 +47,7 @@ enum kd_receive kd_receive(uint32_t type, void *header, size_t header_len, uint3
     uint32_t code;
 
     do {
-        code = KdReceivePacket(type, &head, &body, &data_len, &KdpContext);
+        code = kd_port_receive(type, &head, &body, &data_len, &KdpContext);
     } while (code == KD_TIMED_OUT);
     if (code != KD_RECEIVED)
         return KD_RESEND;

@@ -117,9 +117,22 @@ void nt_modules_remove(struct nt_module *m)
     m->is_used = false;
 }
 
+const struct nt_module *nt_modules_at(unsigned index)
+{
+    for (unsigned i = 0; i < MODULE_MAX; i++) {
+        if (modules[i].is_used && index-- == 0)
+            return &modules[i];
+    }
+    return NULL;
+}
+
 static void add_boot_image(const struct hal_image *image)
 {
-    (void)nt_modules_add(SYSTEM_FOLDER, image->name, image->base, image->size, image->entry, image->checksum);
+    char name[HAL_NAME_SIZE];
+
+    if (image != &hal_boot->images[1] || hal_option("transportname", 0, name, sizeof(name)) != 0)
+        text_copy(name, sizeof(name), image->name);
+    (void)nt_modules_add(SYSTEM_FOLDER, name, image->base, image->size, image->entry, image->checksum);
 }
 
 void nt_modules_init(const struct hal_boot *boot)

@@ -20,6 +20,8 @@ void nt_modules_init(const struct hal_boot *boot);
 struct nt_module *nt_modules_add(const char *folder, const char *name, hal_va_t base, uint32_t size, hal_va_t entry,
                                  uint32_t checksum);
 void nt_modules_remove(struct nt_module *module);
+// The index-th entry in use, NULL behind the last one.
+const struct nt_module *nt_modules_at(unsigned index);
 // Tells the debugger: a load-symbols stop. No-op without a debugger.
 void nt_modules_announce(const struct nt_module *module);
 void nt_modules_announce_all(void);

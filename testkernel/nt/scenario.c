@@ -6,7 +6,7 @@
 #define SELECTED_MAX 16u
 
 static const struct scenario *const tables[] = {scenarios_talk, scenarios_modules, scenarios_faults, scenarios_run,
-                                                scenarios_transport};
+                                                scenarios_transport, scenarios_driver};
 
 struct selected {
     const struct scenario *scenario;

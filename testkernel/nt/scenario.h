@@ -16,7 +16,7 @@ struct scenario {
 };
 
 extern const struct scenario scenarios_talk[], scenarios_modules[], scenarios_faults[], scenarios_run[],
-    scenarios_transport[]; // each ends with a NULL name
+    scenarios_transport[], scenarios_driver[]; // each ends with a NULL name
 
 // Parses the command line. Unknown names are fatal (HAL_VERDICT_USAGE): a test that tests nothing must not pass.
 void scenario_init(void);
