@@ -40,6 +40,13 @@ static inline uint32_t order_take(volatile uint32_t *word)
 	return __atomic_exchange_n(word, 0u, __ATOMIC_ACQ_REL);
 }
 
+// Replace `expected` by `value`; false: the word had another value, and nothing was written. What this processor wrote before
+// is visible to whoever reads the value, and what they wrote before theirs to it.
+static inline bool order_replace(volatile uint32_t *word, uint32_t expected, uint32_t value)
+{
+	return __atomic_compare_exchange_n(word, &expected, value, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
+}
+
 // ---- A 64-bit counter that guards what stands beside it (wire/stop_page.h); 64-bit programs of the host only -------------
 
 static inline uint64_t order_load_acquire64(const volatile uint64_t *word)

@@ -18,8 +18,6 @@
 #define STATUS_IO_TIMEOUT ((int32_t)0xC00000B5)
 #define STATUS_NOT_FOUND ((int32_t)0xC0000225)
 
-#define IMPORT __attribute__((dllimport))
-
 // ---- Objects -------------------------------------------------------------------------------------
 
 // documented (ntdef.h)
@@ -89,14 +87,14 @@ WIRE_ASSERT_SIZE(struct nt_kdpc, 0x40);
 #define POOL_TAG 0x646B6D76u // "vmkd", as tools that count pool by tags show it
 
 // documented, all of them (wdm.h, ntddk.h). PHYSICAL_ADDRESS is an 8-byte union by value: on i386 two words of the stack.
-IMPORT void *NTAPI ExAllocatePoolWithTag(int32_t type, size_t bytes, uint32_t tag);
-IMPORT void NTAPI ExFreePoolWithTag(void *memory, uint32_t tag);
+NT_IMPORT void *NTAPI ExAllocatePoolWithTag(int32_t type, size_t bytes, uint32_t tag);
+NT_IMPORT void NTAPI ExFreePoolWithTag(void *memory, uint32_t tag);
 // Page-aligned for a page or more.
-IMPORT void *NTAPI MmAllocateContiguousMemory(size_t bytes, int64_t highest_acceptable);
-IMPORT void NTAPI MmFreeContiguousMemory(void *memory);
+NT_IMPORT void *NTAPI MmAllocateContiguousMemory(size_t bytes, int64_t highest_acceptable);
+NT_IMPORT void NTAPI MmFreeContiguousMemory(void *memory);
 // Meant for devices; RAM with the caching that it has anyway is accepted: observed by others, for years, in many drivers.
-IMPORT void *NTAPI MmMapIoSpace(int64_t physical, size_t bytes, int32_t caching);
-IMPORT void NTAPI MmUnmapIoSpace(void *mapped, size_t bytes);
+NT_IMPORT void *NTAPI MmMapIoSpace(int64_t physical, size_t bytes, int32_t caching);
+NT_IMPORT void NTAPI MmUnmapIoSpace(void *mapped, size_t bytes);
 
 // ---- Processors ------------------------------------------------------------------------------------
 
@@ -104,14 +102,14 @@ IMPORT void NTAPI MmUnmapIoSpace(void *mapped, size_t bytes);
 #define KERNEL_MODE 0
 
 // documented (wdm.h, ntddk.h)
-IMPORT void NTAPI KeInitializeDpc(struct nt_kdpc *dpc, nt_dpc_fn routine, void *context);
-IMPORT void NTAPI KeSetTargetProcessorDpc(struct nt_kdpc *dpc, int8_t processor);
-IMPORT void NTAPI KeSetImportanceDpc(struct nt_kdpc *dpc, int32_t importance);
-IMPORT uint8_t NTAPI KeInsertQueueDpc(struct nt_kdpc *dpc, void *argument1, void *argument2);
+NT_IMPORT void NTAPI KeInitializeDpc(struct nt_kdpc *dpc, nt_dpc_fn routine, void *context);
+NT_IMPORT void NTAPI KeSetTargetProcessorDpc(struct nt_kdpc *dpc, int8_t processor);
+NT_IMPORT void NTAPI KeSetImportanceDpc(struct nt_kdpc *dpc, int32_t importance);
+NT_IMPORT uint8_t NTAPI KeInsertQueueDpc(struct nt_kdpc *dpc, void *argument1, void *argument2);
 // A bit for each processor; where there are several groups of processors (more than 64), those of the first.
-IMPORT uintptr_t NTAPI KeQueryActiveProcessors(void);
+NT_IMPORT uintptr_t NTAPI KeQueryActiveProcessors(void);
 // Negative: relative, in 100 ns. PASSIVE_LEVEL only.
-IMPORT int32_t NTAPI KeDelayExecutionThread(int8_t mode, uint8_t is_alertable, const int64_t *interval);
+NT_IMPORT int32_t NTAPI KeDelayExecutionThread(int8_t mode, uint8_t is_alertable, const int64_t *interval);
 
 // Not imported but looked up in the kernel's exports, and done without where they are missing.
 // documented: Windows 7 and later. More than one group: more than 64 processors.
@@ -157,7 +155,8 @@ struct nt_code_integrity {
 	uint32_t CodeIntegrityOptions;
 };
 
-IMPORT int32_t NTAPI ZwQuerySystemInformation(uint32_t class, void *buffer, uint32_t bytes, uint32_t *ret_bytes);
+// documented. STATUS_INFO_LENGTH_MISMATCH: the buffer is too small, *ret_bytes says what the list needs. PASSIVE_LEVEL.
+NT_IMPORT int32_t NTAPI ZwQuerySystemInformation(uint32_t class, void *buffer, uint32_t bytes, uint32_t *ret_bytes);
 
 // documented (wdm.h)
 #define KEY_READ 0x20019u
@@ -171,10 +170,11 @@ struct nt_key_value {
 };
 WIRE_ASSERT_SIZE(struct nt_key_value, 16);
 
-IMPORT int32_t NTAPI ZwOpenKey(void **ret_key, uint32_t access, struct nt_object_attributes *attributes);
-IMPORT int32_t NTAPI ZwQueryValueKey(void *key, struct nt_unicode_string *name, int32_t class, void *buffer, uint32_t bytes,
+// documented (wdm.h). PASSIVE_LEVEL; negative: failed.
+NT_IMPORT int32_t NTAPI ZwOpenKey(void **ret_key, uint32_t access, struct nt_object_attributes *attributes);
+NT_IMPORT int32_t NTAPI ZwQueryValueKey(void *key, struct nt_unicode_string *name, int32_t class, void *buffer, uint32_t bytes,
                                      uint32_t *ret_bytes);
-IMPORT int32_t NTAPI ZwClose(void *handle);
+NT_IMPORT int32_t NTAPI ZwClose(void *handle);
 
 // ---- The event log -------------------------------------------------------------------------------------
 
@@ -200,7 +200,8 @@ WIRE_ASSERT_AT(struct nt_error_log_packet, DeviceOffset, 32);
 WIRE_ASSERT_AT(struct nt_error_log_packet, DumpData, 40);
 WIRE_ASSERT_SIZE(struct nt_error_log_packet, 48);
 
-IMPORT void *NTAPI IoAllocateErrorLogEntry(void *driver_object, uint8_t bytes);
-IMPORT void NTAPI IoWriteErrorLogEntry(void *packet);
+// documented (wdm.h), any IRQL up to DISPATCH_LEVEL. NULL: no room; writing also frees the entry.
+NT_IMPORT void *NTAPI IoAllocateErrorLogEntry(void *driver_object, uint8_t bytes);
+NT_IMPORT void NTAPI IoWriteErrorLogEntry(void *packet);
 
 #endif

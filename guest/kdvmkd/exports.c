@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: MIT
 // The exported functions (KD reference, section 2.1): NT's names and types in, the transport's out. The kernel imports them
 // from "KDCOM.dll" by name, undecorated on both architectures (exports-*.def).
-#include "guest/kdvmkd/nt_undocumented.h"
 #include "guest/kdvmkd/ntkernel.h"
-#include "guest/kdvmkd/transport.h"
+#include "guest/kdvmkd/packets.h"
 
 #define EXPORT __attribute__((used))
 
@@ -115,34 +114,12 @@ EXPORT int32_t NTAPI KdSetHiberRange(void *map)
 EXPORT void NTAPI KdSendPacket(uint32_t type, struct nt_string *hdr, struct nt_string *data, struct nt_kd_context *context)
 {
 	(void)context; // retries are the host's business, and no break-in is met while sending
-	struct send_packet packet = { .kd_type = type, .hdr = hdr->Buffer, .hdr_len = hdr->Length };
-	if (data && data->Length) {
-		packet.data = data->Buffer;
-		packet.data_len = data->Length;
-	}
-	transport_send(transport(), &packet);
+	packets_send(transport(), type, hdr, data);
 }
 
 EXPORT uint32_t NTAPI KdReceivePacket(uint32_t type, struct nt_string *hdr, struct nt_string *data, uint32_t *data_len,
                                       struct nt_kd_context *context)
 {
 	(void)context; // as above
-	if (type == KD_POLL_BREAKIN)
-		return transport_poll(transport()) ? RECEIVE_OK : RECEIVE_TIMEOUT;
-	if (!hdr) // nothing but a poll comes without
-		return RECEIVE_TIMEOUT;
-	struct receive_buffer buffer = { .hdr = hdr->Buffer, .hdr_size = hdr->MaximumLength };
-	if (data) {
-		buffer.data = data->Buffer;
-		buffer.data_size = data->MaximumLength;
-	}
-	uint32_t code = transport_receive(transport(), type, &buffer);
-	if (code != RECEIVE_OK)
-		return code;
-	hdr->Length = buffer.hdr_size;
-	if (data)
-		data->Length = buffer.data_len;
-	if (data_len)
-		*data_len = buffer.data_len;
-	return RECEIVE_OK;
+	return packets_receive(transport(), type, hdr, data, data_len);
 }

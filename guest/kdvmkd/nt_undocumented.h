@@ -15,6 +15,12 @@
 #define NTAPI
 #endif
 
+#ifdef _WIN32
+#define NT_IMPORT __attribute__((dllimport))
+#else
+#define NT_IMPORT // the tests of what needs only the types
+#endif
+
 #define STATUS_SUCCESS 0
 #define STATUS_NOT_SUPPORTED ((int32_t)0xC00000BB) // documented
 
@@ -48,6 +54,7 @@ WIRE_ASSERT_AT(struct nt_kd_context, KdpControlCPending, 4);
 #endif
 #define SHARED_INTERRUPT_TIME 0x008u    // KSYSTEM_TIME: low, high 1, high 2; read high 1, low, high 2 until both highs agree
 #define SHARED_KD_DEBUGGER_ENABLED 0x2D4u
+#define SHARED_KD_ENABLED 0x01u
 #define SHARED_KD_PRESENT 0x02u
 
 // inferred: exported by kernels from Windows 10 on. The ids are those of the public Win32 metadata
@@ -57,11 +64,11 @@ typedef int32_t(NTAPI *rtl_set_system_global_data_fn)(uint32_t id, void *buffer,
 #define GLOBAL_DATA_KD_DEBUGGER_ENABLED 10u
 
 // documented (ntddk.h), exported data, one byte each. Imported data arrives as a pointer.
-extern __attribute__((dllimport)) volatile uint8_t KdDebuggerNotPresent;
-extern __attribute__((dllimport)) volatile uint8_t KdDebuggerEnabled;
+extern NT_IMPORT volatile uint8_t KdDebuggerNotPresent;
+extern NT_IMPORT volatile uint8_t KdDebuggerEnabled;
 
 // documented (ntddk.h). 0 for an address that is not mapped. Usable in phase 0 for the module's own pages (KD reference, section 2.2).
 // LARGE_INTEGER comes back in EDX:EAX on i386, as an integer of that size does.
-__attribute__((dllimport)) int64_t NTAPI MmGetPhysicalAddress(void *address);
+NT_IMPORT int64_t NTAPI MmGetPhysicalAddress(void *address);
 
 #endif

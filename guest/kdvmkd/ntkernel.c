@@ -111,11 +111,28 @@ static void write_shared_present(const struct ntkernel *k, bool is_present)
 
 // ---- The kernel --------------------------------------------------------------------------------------
 
+void ntkernel_read_presence(struct ntkernel_presence *ret)
+{
+	ret->is_absent = KdDebuggerNotPresent;
+	ret->is_shared = *shared(SHARED_KD_DEBUGGER_ENABLED) & SHARED_KD_PRESENT;
+}
+
+void ntkernel_write_presence(const struct ntkernel *k, const struct ntkernel_presence *presence)
+{
+	if (KdDebuggerNotPresent != presence->is_absent)
+		KdDebuggerNotPresent = presence->is_absent;
+	write_shared_present(k, presence->is_shared);
+}
+
+bool ntkernel_is_debugged(void)
+{
+	return KdDebuggerEnabled || *shared(SHARED_KD_DEBUGGER_ENABLED) & SHARED_KD_ENABLED;
+}
+
 static void set_present(void *ctx, bool is_present)
 {
-	if (KdDebuggerNotPresent != (is_present ? 0 : 1))
-		KdDebuggerNotPresent = is_present ? 0 : 1;
-	write_shared_present(ctx, is_present);
+	struct ntkernel_presence presence = { .is_absent = !is_present, .is_shared = is_present };
+	ntkernel_write_presence(ctx, &presence);
 }
 
 static gpa_t physical(void *ctx, const void *page)
@@ -149,7 +166,7 @@ const struct machine *ntkernel_machine(void)
 	return &this_machine;
 }
 
-static bool is_mapped(const void *page)
+bool ntkernel_is_mapped(const void *page)
 {
 	return MmGetPhysicalAddress((void *)(uintptr_t)page) != 0;
 }
@@ -160,6 +177,6 @@ void ntkernel_init(struct ntkernel *k)
 	if (k->is_searched)
 		return;
 	k->is_searched = true;
-	if (peimage_find((const void *)&KdDebuggerEnabled, is_mapped, &kernel))
+	if (peimage_find((const void *)&KdDebuggerEnabled, ntkernel_is_mapped, &kernel))
 		k->set_global_data = peimage_export(&kernel, "RtlSetSystemGlobalData");
 }

@@ -24,6 +24,23 @@ struct peimage {
 // -> false: none within PEIMAGE_SIZE_MAX.
 bool peimage_find(const void *inside, peimage_is_mapped is_mapped, struct peimage *ret);
 
+// The image that begins at `base`. -> false: none does.
+bool peimage_open(const void *base, peimage_is_mapped is_mapped, struct peimage *ret);
+
+// The bytes [rva, rva + len) of the image, or NULL: not inside it, or a page of them is not mapped.
+const uint8_t *peimage_at(const struct peimage *image, uint32_t rva, uint64_t len);
+
+struct peimage_span {
+	uint32_t rva, len; // bytes; as the headers say, not checked
+	uint32_t flags;    // of a section; 0 for a directory
+};
+
+// Data directory `index`. -> false: the image has none.
+bool peimage_directory(const struct peimage *image, uint32_t index, struct peimage_span *ret);
+
+// Section `index`, from 0. -> false: there are no more.
+bool peimage_section(const struct peimage *image, uint32_t index, struct peimage_span *ret);
+
 // The address of an exported function, or NULL: not exported, a forwarder, or a table that cannot be.
 void *peimage_export(const struct peimage *image, const char *name);
 

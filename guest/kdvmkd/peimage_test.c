@@ -47,6 +47,7 @@ static int build(void **state)
 	put32(PE, 0x4550);
 	put16(OPTIONAL, is_64 ? 0x20B : 0x10B);
 	put32(OPTIONAL + 0x38, IMAGE_PAGES * 4096);
+	put32(OPTIONAL + (is_64 ? 0x6C : 0x5C), 16);
 	put32(OPTIONAL + (is_64 ? 0x70 : 0x60), DIR_RVA);
 	put32(OPTIONAL + (is_64 ? 0x74 : 0x64), DIR_LEN);
 	put32(DIR_RVA + 0x14, 4); // functions

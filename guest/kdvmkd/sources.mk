@@ -3,7 +3,7 @@
 
 KDVMKD_CORE := guest/kdvmkd/transport.c guest/kdvmkd/area.c guest/kdvmkd/link.c guest/kdvmkd/link_portcall.c \
                guest/kdvmkd/link_debugcon.c guest/kdvmkd/send.c guest/kdvmkd/receive.c guest/kdvmkd/poll.c \
-               guest/kdvmkd/peimage.c wire/ring.c
+               guest/kdvmkd/packets.c guest/kdvmkd/peimage.c wire/ring.c
 KDVMKD_NT := guest/kdvmkd/ntkernel.c guest/kdvmkd/runtime.c
 
 # Reasons, one by one: boot loaders take native images only; the kernel moves boot images, hence relocations (dynamicbase); no

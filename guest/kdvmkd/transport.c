@@ -96,6 +96,25 @@ void transport_phase1(struct transport *t)
 	transport_leave(t);
 }
 
+void transport_join(struct transport *t, bool is_alone)
+{
+	if (!transport_enter(t))
+		return;
+	t->is_phase1 = true;
+	area_set_state(&t->area, GUEST_PHASE1, true);
+	area_set_state(&t->area, GUEST_BOOTED_ALONE, is_alone);
+	transport_leave(t);
+}
+
+void transport_flush(struct transport *t)
+{
+	if (!transport_enter(t))
+		return;
+	if (link_ready(t) && ring_used(&t->area.tx))
+		(void)link_call(t, CALL_EXCHANGE, 0, 0); // what is not collected now is when the link ends, or never
+	transport_leave(t);
+}
+
 void transport_sleep(struct transport *t)
 {
 	if (!transport_enter(t))

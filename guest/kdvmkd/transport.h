@@ -130,6 +130,13 @@ void transport_start(struct transport *t);
 // KdDebuggerInitialize1 and later phases: polls need no port call from now on. The first call notes whether a broker listened (GUEST_BOOTED_ALONE).
 void transport_phase1(struct transport *t);
 
+// In place of both, before transport_start, for a module that joins a kernel which is up: boot is over. is_alone: as far as is known it
+// saw no debugger when it decided whether to guard its code (GUEST_BOOTED_ALONE).
+void transport_join(struct transport *t, bool is_alone);
+
+// What is in the transmit ring is collected now, where there is a link.
+void transport_flush(struct transport *t);
+
 // Before the machine sleeps: the host forgets the area. A kernel that goes on sending (while it writes its hibernation
 // image) registers it anew by that. After the machine has woken: register anew, also where memory
 // came back from an image that is older than what the host remembers.
