@@ -18,6 +18,7 @@
 #include "serve/ram_sock.h"
 #include "serve/session.h"
 #include "serve/stats.h"
+#include "serve/status.h"
 #include "serve/tap.h"
 #include "util/rundir.h"
 #include "util/sock.h"
@@ -51,6 +52,8 @@ struct broker {
 
 	struct guest_link *link;
 	struct link_guest guest; // as registered last
+	enum link_gone gone;     // why it is not any more; 0 = it is, or none ever was
+	enum status_nested nested; // at its last stop
 	struct tap *tap;
 	uint32_t guest_endpoint; // in the tap
 	struct connections connections;
@@ -78,6 +81,7 @@ static void guest_sleeps(struct broker *b, const struct link_head *head)
 	const struct walk_regs regs = { .cr0 = head->cr0, .cr3 = head->cr3, .cr4 = head->cr4, .efer = head->efer };
 
 	answers_sleep(&b->answers, &regs, head->flags & LINK_F_NESTED);
+	b->nested = head->flags & LINK_F_NESTED ? STATUS_NESTED_YES : STATUS_NESTED_NO;
 	// It knows no nested registers; and what it lets debuggers read is in no trace.
 	if (head->flags & LINK_F_NESTED || tap_is_on(b->tap))
 		ram_sock_wakes(b->ram_sock);
@@ -222,6 +226,9 @@ static void link_gone(void *arg, enum link_gone reason)
 	struct broker *b = arg;
 
 	note_gone(b, reason);
+	if (b->session.is_registered)
+		b->gone = reason;
+	b->nested = STATUS_NESTED_UNKNOWN;
 	guest_wakes(b);
 	answers_forget_boot(&b->answers);
 	session_guest_gone(&b->session, reason);
@@ -240,6 +247,7 @@ static void link_registered(void *arg, const struct link_guest *guest)
 	struct broker *b = arg;
 
 	b->guest = *guest;
+	b->gone = 0;
 	tap_note(b->tap, b->guest_endpoint, TRACE_NOTE_REGISTERED);
 	guest_wakes(b);
 	answers_forget_boot(&b->answers);
@@ -533,17 +541,6 @@ static void add_remarks(struct broker *b, cJSON *remarks)
 	}
 }
 
-static void add_guest(const struct link_guest *guest, cJSON *ret)
-{
-	static const char *const dialects[] = { [LINK_DIALECT_VMKD] = "vmkd", [LINK_DIALECT_VIRTUALKD] = "virtualkd", [LINK_DIALECT_KDCOM] = "kdcom" };
-
-	if (guest->arch)
-		cJSON_AddStringToObject(ret, "arch", guest->arch == ARCH_X64 ? "x64" : "x86");
-	if (guest->dialect < sizeof(dialects) / sizeof(dialects[0]))
-		cJSON_AddStringToObject(ret, "dialect", dialects[guest->dialect]);
-	cJSON_AddBoolToObject(ret, "booted_alone", guest->state & GUEST_BOOTED_ALONE);
-}
-
 static void ctl_status(void *arg, cJSON *ret)
 {
 	struct broker *b = arg;
@@ -553,8 +550,12 @@ static void ctl_status(void *arg, cJSON *ret)
 	cJSON_AddNumberToObject(ret, "broker_pid", getpid());
 	cJSON_AddStringToObject(ret, "link", b->link->ops->name);
 	cJSON_AddStringToObject(ret, "state", state_name(b));
+	status_add_link(ret, b->link);
 	if (b->session.is_registered)
-		add_guest(&b->guest, ret);
+		status_add_guest(ret, &b->guest);
+	status_add_gone(ret, b->gone);
+	if (!b->is_stock)
+		status_add_ram(ret, &b->ram, b->answers.mode, !b->ram_remark, b->nested);
 	connections_add_status(&b->connections, ret);
 	add_remarks(b, cJSON_AddArrayToObject(ret, "remarks"));
 }
@@ -567,6 +568,8 @@ static void ctl_stats(void *arg, cJSON *ret)
 	cJSON_AddStringToObject(ret, "link", b->link->ops->name);
 	stats_add_number(ret, "seconds", (uint64_t)(time(NULL) - b->started));
 	stats_add_link(ret, &b->link->stats);
+	if (b->link->stats.last_call_ms)
+		stats_add_number(ret, "ms_since_call", loop_now_ns() / 1000000u - b->link->stats.last_call_ms);
 	stats_add_number(ret, "link_messages_refused", b->link->messages_refused);
 	stats_add_number(ret, "pauses", b->link->pause ? b->link->pause->pauses : 0);
 	stats_add_number(ret, "pauses_undone", b->link->pause ? b->link->pause->undone : 0);

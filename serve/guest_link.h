@@ -66,6 +66,8 @@ struct guest_link {
 	int pid;                   // of the VMM process, 0 = unknown
 	uid_t owner;               // of the VMM process, as the kernel says; valid during events.memory
 	uint32_t refused_version;  // AREA_VERSION of a guest module that this host does not speak, 0 = none, or registered since
+	uint32_t library_version;  // LINK_VERSION of a library that this host does not speak, 0 = none
+	uint64_t calls_before;     // that the guest had made when this link met it; hook only
 	uint64_t messages_refused; // of the VMM side, or doorbell bytes that mean nothing
 	struct link_stats stats;   // as of the last events.stats
 	const struct pause *pause; // of VMs that are paused while nothing is asked of them (serve/pause.h); NULL = this link does not pause

@@ -263,23 +263,33 @@ static void hook_set_present(struct guest_link *link, bool is_present)
 
 // ---- Receiving ----------------------------------------------------------------------------------------
 
-static void take_hello(struct link_hook *h, const struct link_head *head, const uint8_t *body)
+// Greetings differ in length from version to version; each begins with it.
+static void refuse_version(struct link_hook *h, uint32_t theirs)
 {
-	struct link_hello hello;
 	char why[GUEST_LINK_REMARK_MAX];
 
+	snprintf(why, sizeof(why), "the library in the VMM speaks link version %u, this vmkd %u: %s", theirs, LINK_VERSION,
+		 theirs < LINK_VERSION ? "restart the VM with this vmkd's library" : "use the vmkd that came with it");
+	h->base.library_version = theirs;
+	refuse(h, why);
+}
+
+static void take_hello(struct link_hook *h, const struct link_head *head, const uint8_t *body)
+{
+	struct link_hello hello = { 0 };
+
+	memcpy(&hello, body, head->body_len < sizeof(hello) ? head->body_len : sizeof(hello));
+	if (hello.version && hello.version != LINK_VERSION) {
+		refuse_version(h, hello.version);
+		return;
+	}
 	if (h->has_hello || head->body_len != sizeof(hello)) {
 		refuse(h, "the library in the VMM sent a damaged greeting");
 		return;
 	}
-	memcpy(&hello, body, sizeof(hello));
-	if (hello.version != LINK_VERSION) {
-		snprintf(why, sizeof(why), "the library in the VMM speaks link version %u, this vmkd %u: restart the VM with this vmkd",
-			 hello.version, LINK_VERSION);
-		refuse(h, why);
-		return;
-	}
 	h->has_hello = true;
+	h->base.library_version = 0;
+	h->base.calls_before = hello.port_calls;
 	h->retries = 0;
 	h->base.is_up = true;
 	h->base.pid = (int)hello.pid;

@@ -144,7 +144,7 @@ static struct link_head hear(void)
 
 static void greet(uint32_t version, bool is_registered)
 {
-	struct link_hello hello = { .version = version, .pid = 4711, .is_registered = is_registered, .guest.arch = ARCH_X64 };
+	struct link_hello hello = { .version = version, .pid = 4711, .is_registered = is_registered, .guest.arch = ARCH_X64, .port_calls = 7 };
 
 	tell(LINK_HELLO, 0, &hello, sizeof(hello), 0, 0);
 }
@@ -265,11 +265,33 @@ static void test_another_version(void **state)
 {
 	(void)state;
 	meet();
-	greet(LINK_VERSION + 1, false);
+	greet(LINK_VERSION - 1, false);
 	turns(1);
 	did("");
 	assert_non_null(strstr(link_under_test->remark, "restart the VM"));
+	assert_int_equal(link_under_test->library_version, LINK_VERSION - 1);
 	assert_false(link_under_test->is_up);
+}
+
+// A newer library's greeting may have any length: it is the version that is told.
+static void test_newer_version(void **state)
+{
+	const uint32_t hello[40] = { LINK_VERSION + 1 };
+
+	(void)state;
+	meet();
+	tell(LINK_HELLO, 0, hello, sizeof(hello), 0, 0);
+	turns(1);
+	did("");
+	assert_non_null(strstr(link_under_test->remark, "use the vmkd that came with it"));
+	assert_int_equal(link_under_test->library_version, LINK_VERSION + 1);
+	close(peer);
+	meet();
+	greet(LINK_VERSION, false);
+	turns(1);
+	did("up");
+	assert_int_equal(link_under_test->library_version, 0);
+	assert_int_equal(link_under_test->calls_before, 7);
 }
 
 static void refuses_after_hello(void)
@@ -668,6 +690,7 @@ int main(void)
 		T(test_module_of_another_version),
 		T(test_what_is_sent),
 		T(test_another_version),
+		T(test_newer_version),
 		T(test_unknown_message),
 		T(test_damaged_messages),
 		T(test_oversized_message),

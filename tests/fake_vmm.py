@@ -13,7 +13,7 @@ ATTACH, DELIVER, STATS_GET = 32, 33, 36
 F_WAITS, F_NESTED = 1, 8
 REMOTE = 0xFFFFFFFF
 HEAD = struct.Struct("<HHIIHHHHIII4Q")
-LINK_VERSION = 3
+LINK_VERSION = 4
 LONG_MODE = (0x80000011, 0x1000, 0x20, 0xD00)
 UNSUCCESSFUL = 0xC0000001
 RAM_SIZE = 1 << 20
@@ -84,7 +84,7 @@ class FakeVmm:
                 elif kind == DELIVER:
                     self.answer(message[HEAD.size:])
                 elif kind == STATS_GET:  # so whoever has asked for stats knows that what was sent before has arrived
-                    self.send(STATS, bytes(96))
+                    self.send(STATS, bytes(104))
         except OSError:
             pass  # the test or the broker has ended
 
@@ -97,7 +97,7 @@ class FakeVmm:
     def greet(self):
         guest = struct.pack("<IIIIQQII", 0x10000, 0, 0x8664, 8, BASE, 0, 0, 0)
         self.send(HELLO, struct.pack("<IIII", LINK_VERSION, os.getpid(), 1, 0) + guest +
-                  self.name.encode().ljust(64, b"\0") + bytes(8))
+                  self.name.encode().ljust(64, b"\0") + bytes(24))
         self.is_greeted.set()
 
     def packet(self, kd_type, hdr_len, body):

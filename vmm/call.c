@@ -260,8 +260,8 @@ static uint32_t open_call(struct call *c, bool is_repeated)
 
 uint32_t call_begin(struct call *c, const struct gpa_map *map, const struct call_args *args, uint64_t now_ms)
 {
-	(void)now_ms; // deadlines count from the broker's going, not from the call
 	c->stats.port_calls++;
+	c->stats.last_call_ms = now_ms;
 	if (c->state != CALL_ST_IDLE) {
 		c->stats.refused++;
 		return CODE_REFUSED;
@@ -578,6 +578,7 @@ void call_hello(struct call *c, uint32_t pid, const char *name, struct link_hell
 	*ret = (struct link_hello){
 		.version = LINK_VERSION, .pid = pid, .is_registered = c->area.is_registered,
 		.is_waiting = call_is_awaited(c), .refused_version = c->refused_version,
+		.port_calls = c->stats.port_calls, .last_call_ms = c->stats.last_call_ms,
 	};
 	if (c->area.is_registered)
 		ret->guest = guest_of(c);

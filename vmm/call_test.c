@@ -934,6 +934,21 @@ static void statistics_are_answered(void **state)
 	memcpy(&stats, f->message.body, sizeof(stats));
 	assert_int_equal(stats.registrations, 1);
 	assert_int_equal(stats.port_calls, 1);
+	assert_int_equal(stats.last_call_ms, f->now_ms);
+}
+
+// Who looks at the greeting learns whether the guest calls, and when it did last.
+static void a_greeting_tells_of_calls(void **state)
+{
+	struct fixture *f = *state;
+	struct link_hello hello;
+	call_hello(&f->call, 1, "vm", &hello);
+	assert_int_equal(hello.port_calls, 0);
+	assert_int_equal(hello.last_call_ms, 0);
+	start(f);
+	call_hello(&f->call, 1, "vm", &hello);
+	assert_int_equal(hello.port_calls, 1);
+	assert_int_equal(hello.last_call_ms, f->now_ms);
 }
 
 static void debugcon_takes_the_call_from_the_head(void **state)
@@ -1007,6 +1022,7 @@ int main(void)
 		TEST(a_cut_is_at_once),
 		TEST(messages_that_cannot_be_close_the_link),
 		TEST(statistics_are_answered),
+		TEST(a_greeting_tells_of_calls),
 		TEST(debugcon_takes_the_call_from_the_head),
 	};
 	return cmocka_run_group_tests_name("call", tests, NULL, NULL) ? 1 : 0;

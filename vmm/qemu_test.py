@@ -20,7 +20,7 @@ import time
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 BUILD = os.path.abspath(sys.argv[1] if len(sys.argv) > 1 else os.path.join(ROOT, "build"))
 HANG = 30
-LINK_VERSION = 3
+LINK_VERSION = 4
 HELLO, REGISTERED, UNREGISTERED, PACKET, WAIT, BREAKIN_TAKEN, STATS = 1, 2, 3, 4, 5, 6, 7
 ATTACH, DELIVER, BREAKIN, RESEND, STATS_GET, CANCEL = 32, 33, 34, 35, 36, 37
 F_WAITS, F_RESUMES, F_DROPPABLE = 1, 2, 4
@@ -314,7 +314,7 @@ def hostile_guest(work, qemu):
     print(verdict, end="")
     check("verdict passed" in verdict, "the attacks end, and the host wrote nowhere else")
     broker.socket.settimeout(HANG)
-    stats = struct.unpack("<12Q", broker.stats())
+    stats = struct.unpack("<13Q", broker.stats())
     check(stats[8] > 0, f"the library refused {stats[8]} times in {stats[0]} calls, {messages} messages to the broker")
     check(qmp.ask("query-status")["status"] == "running", "the VMM is alive")
     qmp.ask("quit")

@@ -296,6 +296,7 @@ enum virtualkd_next virtualkd_begin(struct virtualkd *k, struct call *c, const s
 	if (outcome == VKD_E_NONE)
 		return VIRTUALKD_NOT_OURS;
 	c->stats.port_calls++;
+	c->stats.last_call_ms = now_ms;
 	if (outcome == VKD_E_REFUSED)
 		return refuse(c, map, rpc);
 	if (rpc->request.command == VKD_VERSION)

@@ -12,13 +12,13 @@
 
 #include "wire/portcall.h"
 
-#define LINK_VERSION 3u
+#define LINK_VERSION 4u
 #define LINK_BODY_MAX RECORD_BODY_MAX
 #define LINK_NAME_MAX 64u // VM name with its NUL; [A-Za-z0-9._-], not starting with '.' or '-'
 
 enum link_type {
 	// VMM -> broker
-	LINK_HELLO = 1,        // first message; body: struct link_hello
+	LINK_HELLO = 1,        // first message; body: struct link_hello. Who leaves without an ATTACH has only looked (vmkd doctor)
 	LINK_REGISTERED = 2,   // a guest module has registered; body: struct link_guest
 	LINK_UNREGISTERED = 3, // code = enum link_gone; no body
 	LINK_PACKET = 4,       // a KD packet of the guest; body: message header, then data. LINK_F_WAITS may ride on it
@@ -91,7 +91,7 @@ struct link_guest {
 WIRE_ASSERT_SIZE(struct link_guest, 40);
 
 struct link_hello {
-	uint32_t version;       // LINK_VERSION
+	uint32_t version;       // LINK_VERSION; first in every version, so judged before the length
 	uint32_t pid;           // of the VMM process
 	uint32_t is_registered; // 0/1: `guest` is valid
 	uint32_t is_waiting;    // 0/1: the guest waits; it is told CODE_RESEND as soon as the broker has attached
@@ -100,8 +100,9 @@ struct link_hello {
 	// AREA_VERSION of the guest module that was refused for it last, 0 = none since the last registration. For a clear message only.
 	uint32_t refused_version;
 	uint32_t reserved;
+	uint64_t port_calls, last_call_ms; // as in struct link_stats
 };
-WIRE_ASSERT_SIZE(struct link_hello, 128);
+WIRE_ASSERT_SIZE(struct link_hello, 144);
 
 // One piece of guest RAM: of writable memory slots only (hook), or of what QEMU's memory tree calls ram (debugcon). ROM, MMIO and SMRAM are in none.
 #define LINK_MEMORY_REMOTE 0xFFFFFFFFu
@@ -143,7 +144,8 @@ struct link_stats {
 	uint64_t refused_cpl;    // of which: calls from outside CPL 0 (left to the VMM)
 	uint64_t refused_version;
 	uint64_t dropped_deliver; // DELIVERs that came when the guest did not wait for them
+	uint64_t last_call_ms;    // when the last call came, by CLOCK_MONOTONIC; 0 = none has
 };
-WIRE_ASSERT_SIZE(struct link_stats, 96);
+WIRE_ASSERT_SIZE(struct link_stats, 104);
 
 #endif
