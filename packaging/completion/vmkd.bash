@@ -31,6 +31,14 @@ _vmkd_words() {
 	printf '%s\n' "$1" | tr ' ' '\n' | sed -n 's/^[[(]*\([a-z][a-z]*\(|[a-z][a-z]*\)*\)[])]*$/\1/p' | tr '|' '\n'
 }
 
+# Candidates ($1, one a line) that begin with $2. Not compgen -W: that would expand what a name of somebody's VM or domain contains.
+_vmkd_offer() {
+	local word
+	while read -r word; do
+		[[ -n $word && $word == "$2"* ]] && printf -v word %q "$word" && COMPREPLY+=("$word")
+	done <<<"$1"
+}
+
 _vmkd() {
 	local line=${COMP_LINE:0:COMP_POINT} command help usage value candidates word
 	local -a words
@@ -39,7 +47,7 @@ _vmkd() {
 	local cur=${words[-1]} previous=${words[-2]}
 	COMPREPLY=()
 	if ((${#words[@]} <= 2)); then
-		mapfile -t COMPREPLY < <(compgen -W "$(_vmkd_commands)" -- "$cur")
+		_vmkd_offer "$(_vmkd_commands)" "$cur"
 		return
 	fi
 	command=${words[1]}
@@ -59,7 +67,7 @@ _vmkd() {
 	else
 		candidates=$(_vmkd_words "$(printf '%s\n' "$usage" | sed -E 's/\[?-[-a-z]+ [A-Za-z][^] ]*//g')")
 	fi
-	mapfile -t COMPREPLY < <(compgen -W "$candidates" -- "$cur")
+	_vmkd_offer "$candidates" "$cur"
 	[[ $usage == *FILE* || $usage == *IMAGE* || $usage == *SOCKET* || $usage == *PATH* || $usage == *FOLDER* ]] && compopt -o default 2>/dev/null
 	if [[ $cur == *:* && $COMP_WORDBREAKS == *:* ]]; then # readline replaces what stands behind the last colon only
 		COMPREPLY=("${COMPREPLY[@]#"${cur%"${cur##*:}"}"}")
