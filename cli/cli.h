@@ -4,9 +4,10 @@
 #ifndef CLI_CLI_H
 #define CLI_CLI_H
 
-// vmkd run, serve, list, control, history, stats, trace; see above.
+// vmkd run, serve, attach, list, control, history, stats, trace; see above.
 int cli_run(int argc, char **argv);
 int cli_serve(int argc, char **argv);
+int cli_attach(int argc, char **argv);
 int cli_list(int argc, char **argv);
 int cli_control(int argc, char **argv);
 int cli_history(int argc, char **argv);

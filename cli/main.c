@@ -33,12 +33,18 @@ struct command {
 	"  --stay                     wait for a VM of that name, serve it, and when it has ended wait for the next; debuggers stay attached\n" \
 	"  --from STREAM              serve a stock KDCOM target instead of a VM: unix:PATH, tcp:HOST:PORT or serial:DEVICE[,BAUD]; it gets the name\n" \
 	"NAME is what `vmkd run` was given, or VMKD_NAME in the environment of the VM."
+#define OPTIONS_OF_ATTACH \
+	"  --qmp SOCKET               the VM's QMP monitor (QEMU's -qmp unix:SOCKET,server=on,wait=off), which no other program may have at that moment\n" \
+	"  --libvirt DOMAIN           the monitor of a libvirt domain, asked through virsh\n" \
+	"  --connect URI              libvirt's, as virsh -c\n" \
+	"PID is QEMU's process, with KVM. It goes on whatever happens to this command; the library stays until it ends."
 
 static const struct command commands[] = {
 	{ "run", "[--link hook|debugcon] [--tcp ADDR:PORT] [--no-ram|--check-ram] [--absent] [--no-serve] [--private-ram] [--pause-when-silent[=MS]] NAME -- qemu-system-x86_64 ARGS...",
 	  "start a VM with the link in place and serve it until it ends", cli_run, OPTIONS_OF_RUN },
 	{ "serve", "NAME [--tcp ADDR:PORT] [--no-ram|--check-ram] [--absent] [--stay | --from STREAM]",
 	  "serve a VM that was started with the library preloaded, or whose `vmkd run` died; or a stock target", cli_serve, OPTIONS_OF_SERVE },
+	{ "attach", "PID NAME --qmp SOCKET | --libvirt DOMAIN [--connect URI]", "bring the library into a QEMU that runs already, once; then `vmkd serve NAME`", cli_attach, OPTIONS_OF_ATTACH },
 	{ "list", "[--json]", "the VMs: name, pid, link, dialect, state, clients", cli_list, NULL },
 	{ "control", "NAME [show|take|give] [CLIENT] [--force]", "who of a VM's debuggers may change it, and who observes", cli_control,
 	  "  show      all clients with their numbers and roles\n"

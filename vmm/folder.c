@@ -13,10 +13,17 @@
 
 static bool is_shared;
 static gid_t shared_group;
+static char complaint[256];
 
 void folder_complain(const char *what, const char *about, const char *hint)
 {
 	dprintf(STDERR_FILENO, "vmkd: %s: %s; %s\n", about, what, hint);
+	snprintf(complaint, sizeof(complaint), "%s: %s; %s", about, what, hint);
+}
+
+const char *folder_complaint(void)
+{
+	return complaint;
 }
 
 static bool is_for_group(const struct stat *st)

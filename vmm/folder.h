@@ -23,5 +23,7 @@ bool folder_admits(int fd, const struct ucred *peer);
 
 // One line on stderr: "vmkd: ABOUT: WHAT; HINT".
 void folder_complain(const char *what, const char *about, const char *hint);
+// The last such line without "vmkd: ", perhaps cut; "" = none. Valid until the next one.
+const char *folder_complaint(void);
 
 #endif

@@ -28,7 +28,7 @@
 
 struct hook hook = { .lock = PTHREAD_MUTEX_INITIALIZER, .wake_fd = -1, .ram_version = 1 };
 
-static int (*next_ioctl)(int, unsigned long, ...);
+static hook_ioctl_fn *next_ioctl;
 static bool is_wanted; // VMKD_NAME is set: follow the VMs
 static pid_t owner_pid;
 
@@ -174,9 +174,11 @@ static uint32_t *operand(const struct vcpu *v)
 	return (uint32_t *)((uint8_t *)v->run + v->run->io.data_offset);
 }
 
-// Whoever is not in ring 0 is nobody's guest module. Under the lock.
-static bool may_call(const struct kvm_sregs *sregs)
+// Whoever is not in ring 0 is nobody's guest module; and without its slots no guest can be answered. Under the lock.
+static bool may_call(const struct vcpu *v, const struct kvm_sregs *sregs)
 {
+	if (v->vm->is_blind)
+		return false;
 	bool is_ours = is_cpl0(sregs) && hook.is_active;
 	if (!is_ours) {
 		hook.call.stats.refused++;
@@ -193,7 +195,7 @@ static enum port_outcome port_call(struct vcpu *v, bool has_registers, const str
 	bool is_kicked = false;
 	uint32_t code = 0;
 	pthread_mutex_lock(&hook.lock);
-	bool is_ours = may_call(&sregs);
+	bool is_ours = may_call(v, &sregs);
 	if (is_ours) {
 		const struct call_args args = args_of(v, regs, &sregs);
 		code = answer_locked(v, &args, &is_kicked);
@@ -217,7 +219,7 @@ static enum port_outcome vkd_probe(struct vcpu *v, bool has_registers)
 	    (uint32_t)regs.rcx != VKD_PROBE_ECX || !read_sregs(v, has_registers, &sregs))
 		return PORT_NOT_OURS;
 	pthread_mutex_lock(&hook.lock);
-	v->is_vkd_probed = may_call(&sregs);
+	v->is_vkd_probed = may_call(v, &sregs);
 	pthread_mutex_unlock(&hook.lock);
 	return v->is_vkd_probed ? PORT_ANSWERED : PORT_NOT_OURS;
 }
@@ -268,7 +270,7 @@ static enum port_outcome vkd_request(struct vcpu *v, bool has_registers)
 	enum virtualkd_next next = VIRTUALKD_NOT_OURS;
 	bool is_kicked = false;
 	pthread_mutex_lock(&hook.lock);
-	if (may_call(&sregs) && !is_another_owner(v))
+	if (may_call(v, &sregs) && !is_another_owner(v))
 		next = vkd_answer_locked(v, &x, &is_kicked);
 	pthread_mutex_unlock(&hook.lock);
 	if (next == VIRTUALKD_NOT_OURS)
@@ -401,6 +403,17 @@ static void vcpu_created(int vm_fd, int vcpu_fd, uint32_t index)
 	pthread_mutex_unlock(&hook.lock);
 }
 
+// Slots of a late library: one goes of which nobody can say which. Until they are told anew there is no guest.
+static void lose_sight(struct vm *vm)
+{
+	if (hook.owner == vm) {
+		end_locked(vm, LINK_GONE_AREA, true);
+		link_ram_changes(true);
+	}
+	vm->is_blind = true;
+	(void)vm_slots_tell(vm, NULL, 0); // there is room for none
+}
+
 // The lock is held across the ioctl: no handler copies from memory that the VMM is about to unmap, and nobody looks for RAM between the two.
 static int set_memory(int fd, unsigned long request, void *arg)
 {
@@ -410,6 +423,9 @@ static int set_memory(int fd, unsigned long request, void *arg)
 	pthread_mutex_lock(&hook.lock);
 	struct vm *vm = is_normal_space ? vm_find(fd) : NULL;
 	if (vm) {
+		vm->slot_changes++;
+		if (!vm_slot_recognise(vm, &region))
+			lose_sight(vm);
 		const struct vm_slot *lost = vm_slot_lost(vm, &region);
 		if (lost && hook.owner == vm && area_overlaps(&hook.call.area, lost->gpa, lost->size))
 			end_locked(vm, LINK_GONE_AREA, true);
@@ -481,7 +497,7 @@ static int kvm_ioctl(int fd, unsigned long request, void *arg)
 	}
 }
 
-__attribute__((visibility("default"))) int ioctl(int fd, unsigned long request, ...)
+int hook_ioctl(int fd, unsigned long request, ...)
 {
 	va_list list;
 	va_start(list, request);
@@ -495,6 +511,8 @@ __attribute__((visibility("default"))) int ioctl(int fd, unsigned long request, 
 		return hook_next_ioctl(fd, request, arg);
 	return kvm_ioctl(fd, request, arg);
 }
+
+__attribute__((visibility("default"), alias("hook_ioctl"))) hook_ioctl_fn ioctl;
 
 // ---- Life ---------------------------------------------------------------------------------------
 
@@ -511,9 +529,36 @@ static void after_fork_in_child(void)
 __attribute__((constructor)) static void hook_load(void)
 {
 	*(void **)&next_ioctl = dlsym(RTLD_NEXT, "ioctl");
-	is_wanted = link_prepare();
+	is_wanted = link_prepare(NULL, NULL);
 	if (is_wanted)
 		pthread_atfork(NULL, NULL, after_fork_in_child);
+}
+
+bool hook_is_following(void)
+{
+	return is_wanted;
+}
+
+struct vm *hook_follow_late(const char *name, const char *folder, int kvm_fd, int vm_fd, hook_ioctl_fn *next)
+{
+	if (!link_prepare(name, folder))
+		return NULL;
+	if (next)
+		next_ioctl = next;
+	vm_created(kvm_fd, vm_fd);
+	struct vm *vm = vm_find(vm_fd);
+	if (!vm) { // the link did not start: the next try may have a better folder
+		close(hook.wake_fd);
+		hook.wake_fd = -1;
+		owner_pid = 0;
+		return NULL;
+	}
+	pthread_mutex_lock(&hook.lock);
+	vm->is_blind = true;
+	is_wanted = true;
+	pthread_mutex_unlock(&hook.lock);
+	pthread_atfork(NULL, NULL, after_fork_in_child);
+	return vm;
 }
 
 // The VMM exits, perhaps with vCPUs in the middle of things: collect what there is, but do not insist. What a broker that does not read leaves in the

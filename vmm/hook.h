@@ -27,6 +27,15 @@ struct hook {
 
 extern struct hook hook;
 
+// For vmm/late.c: the library was loaded into a VMM whose VM is there already. hook_is_following: a name is known and VMs are followed.
+bool hook_is_following(void);
+// Follow the VM vm_fd, blind (vmm/vm.h): nothing of its guest's is answered before its slots are told. The ioctl is not in anybody's way yet.
+// `next`: whom the others have called until now, NULL = us. -> the VM, or NULL: folder_complaint() says why, and everything is as before.
+typedef int hook_ioctl_fn(int fd, unsigned long request, ...);
+struct vm *hook_follow_late(const char *name, const char *folder, int kvm_fd, int vm_fd, hook_ioctl_fn *next);
+// Ours. The name `ioctl` means the libc's to a library that was not preloaded.
+hook_ioctl_fn hook_ioctl;
+
 // Milliseconds of CLOCK_MONOTONIC.
 uint64_t hook_now_ms(void);
 

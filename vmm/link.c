@@ -26,6 +26,7 @@
 
 static struct link {
 	char name[LINK_NAME_MAX];
+	const char *folder; // of all VMs; NULL: the environment says
 	struct sockaddr_un address; // of the listening socket
 	int listen_fd, fd, wake_fd;
 	struct ucred peer;
@@ -56,7 +57,7 @@ static bool is_valid_name(const char *name)
 // The folder of all VMs: as `vmkd` chooses it. -> snprintf's result.
 static int runtime_dir(char *out, size_t size)
 {
-	const char *dir = getenv("VMKD_RUNTIME_DIR");
+	const char *dir = at.folder ? at.folder : getenv("VMKD_RUNTIME_DIR");
 	if (dir && *dir)
 		return snprintf(out, size, "%s", dir);
 	dir = getenv("XDG_RUNTIME_DIR");
@@ -65,9 +66,10 @@ static int runtime_dir(char *out, size_t size)
 	return snprintf(out, size, "/tmp/vmkd-%u", (unsigned)geteuid());
 }
 
-bool link_prepare(void)
+bool link_prepare(const char *name, const char *folder)
 {
-	const char *name = getenv("VMKD_NAME");
+	if (!name)
+		name = getenv("VMKD_NAME");
 	if (!name || !*name)
 		return false;
 	if (!is_valid_name(name)) {
@@ -76,7 +78,13 @@ bool link_prepare(void)
 		return false;
 	}
 	memcpy(at.name, name, strlen(name) + 1);
+	at.folder = folder;
 	return true;
+}
+
+const char *link_name(void)
+{
+	return at.name;
 }
 
 static bool make_address(void)
@@ -472,7 +480,9 @@ bool link_start(void)
 		return true;
 	if (at.listen_fd >= 0)
 		close(at.listen_fd);
-	at.listen_fd = -1;
+	if (at.wake_fd >= 0)
+		close(at.wake_fd);
+	at.listen_fd = at.wake_fd = -1;
 	return false;
 }
 

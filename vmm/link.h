@@ -13,8 +13,11 @@
 // When to try again after a message that the kernel had no memory for.
 #define LINK_STARVED_MS 10u
 
-// Read VMKD_NAME and VMKD_RUNTIME_DIR. -> true: there is a name and it is valid. False: silence, or one line on stderr.
-bool link_prepare(void);
+// The VM's name and the folder of all VMs; NULL: those of the environment (VMKD_NAME, VMKD_RUNTIME_DIR). `folder` is kept, not copied.
+// -> true: there is a name and it is valid. False: silence, or one line on stderr.
+bool link_prepare(const char *name, const char *folder);
+// The name; "" = none.
+const char *link_name(void);
 
 // Create the folder and the socket and start the thread. -> false: one line on stderr said why.
 bool link_start(void);

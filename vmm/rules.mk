@@ -2,7 +2,7 @@
 # vmm -> wire. libvmkd-vmm.so lives inside the VMM process; vmm/area.c and vmm/call.c are also the debugcon backend's.
 VMM_CORE := vmm/area.c vmm/call.c wire/ring.c
 VMM_VIRTUALKD := vmm/virtualkd.c vmm/virtualkd_rpc.c wire/kdapi.c
-VMM_HOOK := vmm/hook.c vmm/vm.c vmm/park.c vmm/freeze.c vmm/link.c vmm/folder.c vmm/memory.c vmm/nested.c \
+VMM_HOOK := vmm/hook.c vmm/late.c vmm/vm.c vmm/park.c vmm/freeze.c vmm/link.c vmm/folder.c vmm/memory.c vmm/nested.c \
             $(VMM_VIRTUALKD)
 
 $(call host_library,libvmkd-vmm.so,$(VMM_HOOK) $(VMM_CORE),-ldl,vmm/libvmkd-vmm.map)

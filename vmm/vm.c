@@ -33,6 +33,8 @@ struct vm *vm_add(int fd, int run_size, bool has_sync_regs)
 	vm->run_size = run_size;
 	vm->has_sync_regs = has_sync_regs;
 	vm->nested_size = 0;
+	vm->is_blind = false;
+	vm->slot_changes = 0;
 	vm->slot_count = vm->range_count = 0;
 	vm->vcpus = NULL;
 	return vm;
@@ -41,7 +43,7 @@ struct vm *vm_add(int fd, int run_size, bool has_sync_regs)
 static struct vm_slot *find_slot(const struct vm *vm, uint32_t id)
 {
 	for (uint32_t i = 0; i < vm->slot_count; i++) {
-		if (vm->slots[i].id == id)
+		if (vm->slots[i].is_id_known && vm->slots[i].id == id)
 			return &vm->slots[i];
 	}
 	return NULL;
@@ -110,12 +112,46 @@ bool vm_slot_set(struct vm *vm, const struct kvm_userspace_memory_region *region
 			slot = &vm->slots[vm->slot_count++];
 		if (slot)
 			*slot = (struct vm_slot){
-				.id = region->slot, .flags = region->flags, .gpa = region->guest_phys_addr,
+				.id = region->slot, .is_id_known = true, .flags = region->flags, .gpa = region->guest_phys_addr,
 				.size = region->memory_size, .host = region->userspace_addr,
 			};
 	}
 	rebuild_ranges(vm);
 	return fits;
+}
+
+bool vm_slots_tell(struct vm *vm, const struct vm_slot *slots, uint32_t count)
+{
+	while (vm->slot_capacity < count) {
+		if (!grow(vm))
+			return false;
+	}
+	for (uint32_t i = 0; i < count; i++) {
+		vm->slots[i] = slots[i];
+		vm->slots[i].is_id_known = false;
+	}
+	vm->slot_count = count;
+	rebuild_ranges(vm);
+	return true;
+}
+
+bool vm_slot_recognise(struct vm *vm, const struct kvm_userspace_memory_region *region)
+{
+	bool is_any_told = false;
+	if (find_slot(vm, region->slot))
+		return true;
+	for (uint32_t i = 0; i < vm->slot_count; i++) {
+		struct vm_slot *s = &vm->slots[i];
+		if (s->is_id_known)
+			continue;
+		is_any_told = true;
+		if (s->gpa == region->guest_phys_addr && s->host == region->userspace_addr) {
+			s->id = region->slot;
+			s->is_id_known = true;
+			return true;
+		}
+	}
+	return region->memory_size || !is_any_told; // a further slot; QEMU never moves one
 }
 
 struct gpa_map vm_map(const struct vm *vm)

@@ -17,6 +17,7 @@
 
 struct vm_slot {
 	uint32_t id; // KVM's slot number, address space 0
+	bool is_id_known; // else the slot was there before us (vm_slots_tell), and `id` means nothing
 	uint32_t flags;
 	uint64_t gpa, size, host;
 };
@@ -25,6 +26,8 @@ struct vm {
 	int fd; // -1: free
 	int run_size; // bytes of a vCPU's kvm_run mapping
 	bool has_sync_regs; // KVM can leave the registers in kvm_run at each exit
+	bool is_blind; // was there before us, and its slots are not known yet, or not any more: its guest's calls are left to the VMM
+	uint32_t slot_changes; // how often the VMM has set a slot of address space 0
 	uint32_t nested_size; // bytes of KVM_GET_NESTED_STATE's largest answer; 0: KVM has none
 	struct vm_slot *slots;
 	uint32_t slot_count, slot_capacity;
@@ -58,6 +61,12 @@ const struct vm_slot *vm_slot_lost(const struct vm *vm, const struct kvm_userspa
 bool vm_slot_changes_ram(const struct vm *vm, const struct kvm_userspace_memory_region *region);
 // KVM has accepted `region`. -> false: out of memory; the slot is then unknown, which is safe.
 bool vm_slot_set(struct vm *vm, const struct kvm_userspace_memory_region *region);
+
+// The slots of a VM that was there before us, in place of all that were known; their `id` is not looked at. -> false: no memory for them, nothing was changed.
+bool vm_slots_tell(struct vm *vm, const struct vm_slot *slots, uint32_t count);
+// Before the others are asked about `region`: one whose number is not known yet, but whose addresses are those of a slot that was told, is that slot.
+// -> false: it takes away a slot that cannot be told from others. Then no slot that was told counts any more.
+bool vm_slot_recognise(struct vm *vm, const struct kvm_userspace_memory_region *region);
 
 // The VM's writable RAM; borrowed until the next vm_slot_set.
 struct gpa_map vm_map(const struct vm *vm);
