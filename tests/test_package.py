@@ -5,6 +5,7 @@ the Debian packages.
 
     tests/test_package.py [PATTERN…]
 """
+import contextlib
 import filecmp
 import os
 import re
@@ -21,6 +22,7 @@ BUILD = Path(os.environ.get("VMKD_BUILD", ROOT / "build")).resolve()
 from package_words import SHELLS, Help, Page, output  # noqa: E402
 from report import Report  # noqa: E402
 from tree import files  # noqa: E402
+import vm  # noqa: E402
 
 GUARD_S = 900  # building the packages, on a machine that does other things
 CASES = []
@@ -179,6 +181,18 @@ def completions_know_vms_domains_files(tmp):
     with_shells(check)
 
 
+@contextlib.contextmanager
+def build_folder(folder):
+    """The test kernel's VMs with another vmkd than the build's."""
+    before = vm.BUILD, vm.VMKD, os.environ.get("VMKD_BUILD")
+    vm.BUILD, vm.VMKD, os.environ["VMKD_BUILD"] = folder, folder / "vmkd", str(folder)
+    try:
+        yield
+    finally:
+        vm.BUILD, vm.VMKD, was = before
+        os.environ.pop("VMKD_BUILD") if was is None else os.environ.update(VMKD_BUILD=was)
+
+
 # ---- make install ------------------------------------------------------------------------------------------------------------------
 
 
@@ -256,18 +270,36 @@ def the_unit_and_a_moved_tree_work(tmp):
     for part in ("testkernel", "guest", "tools"):
         (parts / part).symlink_to(BUILD / part)
     (parts / "vmkd").symlink_to(tmp / "second/bin/vmkd")
-    os.environ["VMKD_BUILD"] = str(parts)
-    from vm import Vm  # it reads the build folder when it is imported
-
-    with Vm("package", "--link", "debugcon", "--run", "--no-serve", "--scenario", "counter") as vm:
-        broker = subprocess.Popen(command, env=vm.env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    with build_folder(parts), vm.Vm("package", "--link", "debugcon", "--run", "--no-serve", "--scenario", "counter") as machine:
+        broker = subprocess.Popen(command, env=machine.env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         try:
-            status, text = vm.kd("vertarget; q")
+            status, text = machine.kd("vertarget; q")
         finally:
             broker.send_signal(signal.SIGTERM)
             said = broker.communicate(timeout=GUARD_S)[1]
     expect(status == 0 and "Kernel" in text, f"vmkd kd: {text[-400:]}; the broker: {said}")
     expect(broker.returncode in (0, -signal.SIGTERM), f"the unit's broker ends with {broker.returncode} when it is stopped: {said}")
+
+
+@case
+def gdb_beside_vmkd(tmp):
+    """What docs/manual/gdb.md says: QEMU's own stub and a debugger of vmkd on one VM."""
+    stub = tmp / "gdb.sock"
+
+    def gdb():
+        words = ["set architecture i386:x86-64", f"target remote {stub}", "info registers rip", "detach"]
+        return run("gdb", "-nx", "-batch", *[word for command in words for word in ("-ex", command)])
+
+    with vm.Vm("gdb", "--link", "debugcon", "--scenario", "counter", "--", "-gdb", f"unix:{stub},server=on,wait=off") as machine:
+        # Running, then stopped in vmkd's debugger: gdb sees the transport's wait, vmkd the kernel's registers.
+        expect(re.search(r"^rip +0xffff", gdb(), re.M), "gdb sees no kernel while it runs")
+        status, text = machine.kd("r rip; qs")
+        at = re.search(r"rip=([0-9a-f]{16})", text)
+        expect(status == 0 and at, f"vmkd kd after gdb: {text[-300:]}")
+        seen = re.search(r"^rip +0x([0-9a-f]+)", gdb(), re.M)
+        expect(seen and seen.group(1) != at.group(1), "the manual says that gdb sees another place, and it does not")
+        status, text = machine.kd("r rip; q")
+        expect(status == 0 and f"rip={at.group(1)}" in text, f"the stop is not what it was before gdb: {text[-300:]}")
 
 
 # ---- Debian ------------------------------------------------------------------------------------------------------------------------
@@ -335,7 +367,7 @@ def main():
             try:
                 function(Path(folder))
                 report.ok(name)
-            except (AssertionError, OSError, subprocess.TimeoutExpired, ValueError, RuntimeError) as problem:
+            except (AssertionError, OSError, subprocess.TimeoutExpired, ValueError, RuntimeError, vm.Hang) as problem:
                 report.fail(name, str(problem).replace("\n", " | "))
     report.exit()
 
