@@ -278,6 +278,17 @@ static void log_event(void *ctx, enum event event, int32_t status)
 	IoWriteErrorLogEntry(packet);
 }
 
+static void print(void *ctx, const char *text)
+{
+	(void)ctx; // one driver
+	dbg_print_ex_fn print_ex = (dbg_print_ex_fn)(uintptr_t)kernel_export("DbgPrintEx");
+	dbg_print_fn plain = (dbg_print_fn)(uintptr_t)kernel_export("DbgPrint");
+	if (print_ex)
+		(void)print_ex(DPFLTR_IHVDRIVER_ID, DPFLTR_ERROR_LEVEL, text); // nobody waits for a line
+	else if (plain)
+		(void)plain(text); // as above
+}
+
 // ---- The kernel's calls ----------------------------------------------------------------------------------------
 
 static void NTAPI driver_send(uint32_t type, struct nt_string *hdr, struct nt_string *data, struct nt_kd_context *context)
@@ -308,6 +319,7 @@ static const struct takeover_system this_system = {
 	.set_presence = set_presence,
 	.restore_presence = restore_presence,
 	.log = log_event,
+	.print = print,
 	.function = { (void *)driver_send, (void *)driver_receive },
 };
 

@@ -116,6 +116,11 @@ NT_IMPORT int32_t NTAPI KeDelayExecutionThread(int8_t mode, uint8_t is_alertable
 typedef uint16_t(NTAPI *ke_query_active_group_count_fn)(void);
 // documented: waits until no DPC that was queued before is still inside its routine.
 typedef void(NTAPI *ke_flush_queued_dpcs_fn)(void);
+// documented: XP and later; DbgPrint's own level is not shown by Vista and later. Both take more arguments, which the caller removes.
+typedef uint32_t (*dbg_print_ex_fn)(uint32_t component, uint32_t level, const char *format, ...);
+typedef uint32_t (*dbg_print_fn)(const char *format, ...);
+#define DPFLTR_IHVDRIVER_ID 77u
+#define DPFLTR_ERROR_LEVEL 0u
 
 // ---- Questions ---------------------------------------------------------------------------------------
 

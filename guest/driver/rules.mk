@@ -41,3 +41,6 @@ $(eval $(call vmkd_sys_,x64))
 $(eval $(call vmkd_sys_,x86))
 
 $(call unit_test,driver_hold,guest/driver/hold.c guest/driver/hold_test.c,-lcmocka)
+$(call unit_test,driver_finder,guest/driver/finder.c guest/kdvmkd/peimage.c guest/driver/fakekernel.c guest/driver/finder_test.c,-lcmocka)
+$(call fuzz_target,driver_finder,guest/driver/finder.c guest/kdvmkd/peimage.c guest/driver/fakekernel.c guest/driver/finder_fuzz.c)
+$(call unit_test,driver_takeover,$(DRIVER_CORE) guest/kdvmkd/fakehost.c guest/driver/fakekernel.c guest/driver/takeover_test.c,-lcmocka)

@@ -263,7 +263,7 @@ static enum event exchange(struct takeover *t)
 // ---- Tell ------------------------------------------------------------------------------------------------
 
 struct line {
-	char text[LINE_MAX];
+	char text[LINE_MAX + 1]; // with an end
 	uint16_t len;
 };
 
@@ -288,20 +288,28 @@ static void put32(uint8_t *to, uint32_t value)
 }
 
 // As if the kernel had printed it (KD reference, section 5.1): so it is in the history and on every client's screen.
+static void send_line(struct takeover *t, const struct line *line)
+{
+	uint8_t hdr[KD_DEBUG_IO_SIZE] = { 0 };
+	put32(hdr, KD_DEBUG_IO_PRINT);
+	put32(hdr + 8, line->len);
+	struct send_packet packet = { .kd_type = KD_PACKET_DEBUG_IO, .hdr = hdr, .hdr_len = sizeof(hdr), .data = line->text, .data_len = line->len };
+	transport_send(bind(t), &packet);
+	transport_flush(bind(t));
+}
+
 static void tell_host(struct takeover *t, enum event event)
 {
-	struct line line = { .len = 0 };
-	uint8_t hdr[KD_DEBUG_IO_SIZE] = { 0 };
-	append(&line, "vmkd.sys did not start: ");
+	struct line line = { .text = { 0 } };
+	append(&line, "vmkd.sys: not started. ");
 	append(&line, takeover_text(event));
 	append(&line, " (status 0x");
 	append_hex(&line, (uint32_t)takeover_status(event));
 	append(&line, ")\n");
-	put32(hdr, KD_DEBUG_IO_PRINT);
-	put32(hdr + 8, line.len);
-	struct send_packet packet = { .kd_type = KD_PACKET_DEBUG_IO, .hdr = hdr, .hdr_len = sizeof(hdr), .data = line.text, .data_len = line.len };
-	transport_send(bind(t), &packet);
-	transport_flush(bind(t));
+	if (is_linked(t))
+		send_line(t, &line);
+	else if (event == EVENT_OURS) // the link is the kernel's own
+		t->system->print(t->ctx, line.text);
 }
 
 // ---- The whole -------------------------------------------------------------------------------------------
@@ -339,10 +347,10 @@ static enum event start(struct takeover *t)
 int32_t takeover_start(struct takeover *t)
 {
 	enum event event = start(t);
-	if (event && is_linked(t))
+	if (event) {
 		tell_host(t, event);
-	if (event)
 		leave(t);
+	}
 	event = event ? event : EVENT_STARTED;
 	t->system->log(t->ctx, event, takeover_status(event));
 	return takeover_status(event);

@@ -64,6 +64,8 @@ struct takeover_system {
 	void (*set_presence)(void *ctx, bool is_present);
 	void (*restore_presence)(void *ctx);
 	void (*log)(void *ctx, enum event event, int32_t status);
+	// The kernel prints a line through the transport that it has. text: no percent signs.
+	void (*print)(void *ctx, const char *text);
 	void *function[FINDER_FUNCTIONS]; // what the kernel shall call
 };
 
