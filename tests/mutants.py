@@ -10,7 +10,8 @@ A mutant that no test notices is a failure, and so is one that no longer applies
 
     [name]                       one line of what goes wrong, as the name
     file wire/kdcom.c
-    test kdcom_test              unit test programs of `make tests` (several allowed)
+    test kdcom_test              unit test programs of `make tests` (several allowed), or scripts with a pattern for their
+                                 cases: tests/test_package.py:pages
     - the line(s) as they stand  must stand exactly once; leading blanks do not count
     + what replaces them         nothing = the lines go
 """
@@ -95,9 +96,19 @@ def make(targets):
 SKIPPED = 77  # what a test returns that could test nothing here (no KVM)
 
 
+def targets_of(tests):
+    """What make has to build for them; scripts use what a user runs."""
+    programs = [f"build/tests/{t}" for t in tests if not t.startswith("tests/")]
+    return programs + (["host", "man"] if len(programs) < len(tests) else [])
+
+
+def command(test):
+    return [sys.executable, *test.split(":")] if test.startswith("tests/") else [COPY / "build" / "tests" / test]
+
+
 def result(test):
     """"passed", "failed" or "skipped"; a hang is a failure."""
-    process = subprocess.Popen([COPY / "build" / "tests" / test], cwd=COPY, stdin=subprocess.DEVNULL,
+    process = subprocess.Popen(command(test), cwd=COPY, stdin=subprocess.DEVNULL,
                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     try:
         return {0: "passed", SKIPPED: "skipped"}.get(process.wait(HANG_GUARD_S), "failed")
@@ -125,10 +136,9 @@ def try_mutant(mutant, report):
     if changed is None:
         report.fail(name, f"{mutant.where}: does not apply to {mutant.file}: bring it up to date")
         return
-    targets = [f"build/tests/{t}" for t in mutant.tests]
     try:
         write(path, changed)
-        built, output = make(targets)
+        built, output = make(targets_of(mutant.tests))
         if not built:
             print(output[-2000:])
             report.fail(name, f"{mutant.where}: does not compile, which proves nothing")
@@ -151,7 +161,7 @@ def main():
     wanted = [m for m in mutants if not sys.argv[1:] or any(word in m.name for word in sys.argv[1:])]
     copy_tree()
     tests = sorted({t for m in wanted for t in m.tests})
-    built, output = make([f"build/tests/{t}" for t in tests])
+    built, output = make(targets_of(tests))
     if not built:
         print(output[-4000:])
         report.fail("mutants", "the unmodified copy does not build")
