@@ -33,9 +33,8 @@
 #define XSTATE_SW 464u      // in the former, for software
 #define FEATURE_PKRU 9u
 #define STACK_MAX (8u << 20) // as far below the top of the main thread's stack as it may be: the usual limit
-#define HOLD_S 20    // how long to look for the main thread asleep
 #define CALL_S 60    // dlopen may have to read from a slow disk
-#define LEAVE_S 2
+#define STOP_S 5     // a thread in the kernel stops when it comes out of there
 #define EFLAGS_TF 0x100u
 #define EFLAGS_DF 0x400u
 
@@ -153,7 +152,7 @@ static struct error *interrupt(struct inject *in, int64_t deadline)
 static void let_go(struct inject *in)
 {
 	if (!in->is_stopped)
-		error_free(interrupt(in, now_ms() + LEAVE_S * 1000)); // if it does not stop, our end lets it go
+		error_free(interrupt(in, now_ms() + STOP_S * 1000)); // if it does not stop, our end lets it go
 	if (in->is_stopped)
 		resume(in, PTRACE_DETACH, 0);
 }
@@ -197,18 +196,19 @@ static struct error *read_registers(struct inject *in)
 
 static struct error *hold_asleep(struct inject *in)
 {
-	int64_t deadline = now_ms() + HOLD_S * 1000;
+	unsigned seconds = in->call->hold_s ? in->call->hold_s : INJECT_HOLD_S;
+	int64_t deadline = now_ms() + seconds * 1000;
 
 	for (long pause_us = 500;; pause_us = pause_us < 50000 ? pause_us * 2 : pause_us) {
-		struct error *error = interrupt(in, deadline);
+		struct error *error = interrupt(in, now_ms() + STOP_S * 1000);
 
 		if (!error)
 			error = read_registers(in);
 		if (error || is_asleep(in))
 			return error;
 		if (now_ms() >= deadline)
-			return error_create(EAGAIN, "the main thread of process %d was never found asleep in poll within %d s, so it could not be called safely; try again when the VM is less busy",
-					    (int)in->target->pid, HOLD_S);
+			return error_create(EAGAIN, "the main thread of process %d was never found asleep in poll within %u s, so it could not be called safely; try again when the VM is less busy",
+					    (int)in->target->pid, seconds);
 		resume(in, PTRACE_CONT, 0);
 		nap_us(pause_us);
 	}

@@ -22,12 +22,15 @@
 
 #include "attach/target.h"
 
+#define INJECT_HOLD_S 20u
+
 struct inject_call {
 	uint64_t function;  // its first argument will be the address of `data` in the process, its second is:
 	uint64_t argument;
 	void *data;         // copied there and, when the call has ended, back
 	size_t data_len;    // up to 64 KiB
 	uint64_t restorer;  // inject_find_restorer
+	unsigned hold_s;    // how long to look for the main thread asleep; 0 = INJECT_HOLD_S
 	// Out: the last system call in it that failed, and how (a positive errno); 0, 0 = none. Valid when it has ended.
 	long failed_call;
 	int failed_errno;
