@@ -48,7 +48,7 @@ check() { # name, command...: its output goes to $scratch/log, whose end is show
 }
 finish() { echo "$passed passed, $failed failed, 0 skipped"; [ "$failed" = 0 ]; exit; }
 inside() { chroot "$root" /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/nonexistent LC_ALL=C.UTF-8 DEBIAN_FRONTEND=noninteractive "$@"; }
-as_user() { inside setpriv --reuid=1000 --regid=1000 --clear-groups env HOME=/home/somebody "$@"; }
+as_user() { inside setpriv --reuid=1000 --regid=1000 --clear-groups env HOME=/srv/somebody "$@"; }
 
 packages() {
 	mkdir -p "$scratch/packages/vmkd" &&
@@ -61,7 +61,7 @@ new_system() {
 		cp --dereference /etc/resolv.conf "$root/etc/resolv.conf" &&
 		printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d" && chmod +x "$root/usr/sbin/policy-rc.d" &&
 		mkdir -p "$root/dev/shm" && chmod 1777 "$root/dev/shm" && device_nodes &&
-		inside useradd --uid 1000 --user-group --create-home somebody
+		inside useradd --uid 1000 --user-group --create-home --home-dir /srv/somebody somebody
 }
 device_nodes() { # debootstrap has made the usual ones; this one is the VM's
 	[ ! -c /dev/kvm ] || mknod -m 666 "$root/dev/kvm" c "$((0x$(stat -c %t /dev/kvm)))" "$((0x$(stat -c %T /dev/kvm)))"

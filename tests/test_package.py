@@ -139,7 +139,7 @@ def fake_vmkd(folder, listed=""):
     text = """#!/bin/sh
 case "$*" in
 help) printf '  vmkd frob [--way up|down] [--key FILE] NAME DOMAIN [on|off] [-q]\\n      does it\\n  vmkd see TARGET\\n      sees\\n  vmkd help | --version\\n' ;;
-"frob --help") printf 'usage: vmkd frob [--way up|down] [--key FILE] NAME DOMAIN [on|off] [-q]\\n       does it (--never)\\n  --way up|down   where to\\n  --key FILE   a key\\n' ;;
+"frob --help") printf 'usage: vmkd frob [--way up|down] [--key FILE] NAME DOMAIN [on|off] [-q]\\n       does it (--never)\\n  --way up|down   where to\\n  --key FILE   a key\\n  --deep   deeper\\n' ;;
 "see --help") printf 'usage: vmkd see TARGET\\n       sees\\n' ;;
 list) printf 'NAME STATE\\n%s\\n    a remark\\n' ' ' && cat "$(dirname "$0")/listed" ;;
 *) exit 2 ;;
@@ -172,7 +172,7 @@ def completions_know_vms_domains_files(tmp):
         lines = shell(tmp, ["vmkd ", "vmkd frob ", "vmkd frob -", "vmkd frob --way ", "vmkd frob --key a-", "vmkd see "])
         same(f"{name}: commands", lines["vmkd "], {"frob", "see", "help", "--version"})
         same(f"{name}: words", lines["vmkd frob "], {"winxp", "win-11", "win10", "on", "off"})
-        same(f"{name}: options", lines["vmkd frob -"], {"--way", "--key", "-q", "--help"})
+        same(f"{name}: options", lines["vmkd frob -"], {"--way", "--key", "-q", "--deep", "--help"})
         same(f"{name}: values", lines["vmkd frob --way "], {"up", "down"})
         same(f"{name}: targets", lines["vmkd see "], {"vm:winxp", "vm:win-11", "unix:", "tcp:", "serial:", "trace:"})
         if name != "bash":  # bash leaves files to readline
@@ -214,7 +214,7 @@ def install_puts_everything_below_destdir(tmp):
     for wanted in ("bin/vmkd", "lib/vmkd/libvmkd-vmm.so", "lib/here/libvmkd.so.0", "lib/here/libvmkd.so", "lib/here/pkgconfig/vmkd.pc", "include/vmkd/vmkd.h",
                    "share/man/man1/vmkd.1", "share/man/man1/vmkd-run.1", "share/man/man3/libvmkd.3", "share/bash-completion/completions/vmkd",
                    "share/zsh/site-functions/_vmkd", "share/fish/vendor_completions.d/vmkd.fish", "lib/systemd/user/vmkd@.service",
-                   "share/vmkd/wireshark/vmkd.lua", "share/vmkd/guest/x64/kdvmkd.dll", "share/vmkd/guest/x86/kdvmkd.dll", "share/doc/vmkd/README.md",
+                   "share/vmkd/wireshark/vmkd.lua", "share/vmkd/guest/x64/kdvmkd.dll", "share/vmkd/guest/x86/vmkd.sys", "share/vmkd/vmkd-guest.iso", "share/doc/vmkd/README.md",
                    "share/doc/vmkd/docs/manual/README.md"):
         expect(wanted in got, f"{wanted} is not installed")
     for name in got:
