@@ -4,7 +4,7 @@
 #ifndef CLI_CLI_H
 #define CLI_CLI_H
 
-// vmkd run, serve, attach, list, control, history, stats, trace; see above.
+// vmkd run, serve, attach, list, control, history, stats, trace, doctor; see above.
 int cli_run(int argc, char **argv);
 int cli_serve(int argc, char **argv);
 int cli_attach(int argc, char **argv);
@@ -13,6 +13,7 @@ int cli_control(int argc, char **argv);
 int cli_history(int argc, char **argv);
 int cli_stats(int argc, char **argv);
 int cli_trace(int argc, char **argv);
+int cli_doctor(int argc, char **argv);
 
 #define CLI_USAGE_STATUS 2
 #define CLI_RAM_CONFLICT "--no-ram and --check-ram: expected one of them"

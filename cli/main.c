@@ -54,6 +54,7 @@ static const struct command commands[] = {
 	{ "kd", "TARGET [-c COMMANDS] ...", "the console; TARGET is vm:NAME, unix:PATH, tcp:HOST:PORT, serial:DEVICE or trace:FILE; `vmkd kd --help` has the options", console_main, NULL },
 #endif
 	{ "history", "NAME [--lines N]", "what its kernel printed last (DbgPrint), at most 64 KiB of it", cli_history, NULL },
+	{ "doctor", "[NAME] [--json]", "what of the way from guest to debugger works, what does not, and what to do", cli_doctor, NULL },
 	{ "stats", "NAME [--json]", "counters since the start", cli_stats, NULL },
 	{ "trace", "NAME FILE.pcapng [--force] | show FILE.pcapng [--json]",
 	  "record every KD packet until Ctrl-C, `-` = to stdout; or show what was recorded (Wireshark reads it, too)", cli_trace, NULL },

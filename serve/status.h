@@ -6,7 +6,7 @@
 //   refused_version, library_version  "2.0", 5: what a guest module, and the library in the VMM, spoke that was refused; absent = none was
 //   calls_before                      that the guest had made when this broker met it (hook)
 //   arch, dialect, booted_alone, guest_version, gone   gone: why no module is registered any more
-//   ram                               {"mode":"on|off|check","way":"file|process|none","nested":bool}; nested: of the last stop, absent before it
+//   ram                               {"mode":"on|off|check","way":"file|process|none","nested":bool}; nested: of the last stop, absent before it and where the link cannot tell (debugcon)
 #ifndef SERVE_STATUS_H
 #define SERVE_STATUS_H
 

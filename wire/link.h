@@ -47,6 +47,8 @@ enum link_type {
 #define LINK_F_DROPPABLE (1u << 2) // WAITS: nobody needs to answer; without a broker the wait ends by itself
 #define LINK_F_NESTED (1u << 3)    // WAITS, WAIT: the vCPU runs a guest of its guest: CR3 is not enough to find its memory
 
+#define LINK_VCPU_UNKNOWN 0xFFFFFFFFu
+
 enum link_gone {
 	LINK_GONE_RESET = 1,      // vCPU reset, QMP RESET, or a snapshot was loaded: what was known of the kernel is void
 	LINK_GONE_SHUTDOWN = 2,   // triple fault
@@ -65,7 +67,7 @@ struct link_head {
 	uint16_t want;     // WAITS, WAIT: KD packet type waited for
 	uint16_t reserved; // 0
 	uint32_t code;     // UNREGISTERED: enum link_gone; OTHER_VERSION: the guest's AREA_VERSION
-	uint32_t vcpu;     // WAITS, WAIT: the VMM's number of the waiting vCPU; 0xFFFFFFFF = unknown (debugcon)
+	uint32_t vcpu;     // WAITS, WAIT: the VMM's number of the waiting vCPU; LINK_VCPU_UNKNOWN (debugcon)
 	uint32_t reserved2; // 0
 	uint64_t cr0, cr3, cr4, efer; // WAITS, WAIT: of the waiting vCPU; all 0 = unknown
 };
