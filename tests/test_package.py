@@ -110,6 +110,24 @@ def the_library_s_page_has_its_functions(tmp):
     same("functions in debian/libvmkd0.symbols", packaged, header)
 
 
+@case
+def the_manual_uses_what_there_is(tmp):
+    """Commands and options in the code of the README and the manual."""
+    said = Help(BUILD / "vmkd")
+    seen = 0
+    for page in [ROOT / "README.md", *(ROOT / "docs/manual").glob("*.md")]:
+        text = page.read_text()
+        blocks = re.findall(r"^```\n(.*?)^```", text, re.M | re.S)
+        spans = [line for block in blocks for line in block.splitlines()] + re.findall(r"`([^`\n]+)`", re.sub(r"^```\n.*?^```", "", text, flags=re.M | re.S))
+        for span in spans:
+            for command, rest in re.findall(r"(?<![\w./-])vmkd ([a-z]+)((?: \S+)*)", re.split(r"\s{3,}", span)[0]):
+                expect(command in said.commands, f"{page.name}: `{span}`: there is no such command")
+                options = set(re.findall(r" (--[a-z][a-z-]*)", rest.split(" -- ")[0]))
+                expect(options <= said.options(command), f"{page.name}: `{span}`: vmkd {command} has no {', '.join(options - said.options(command))}")
+                seen += 1
+    expect(seen > 30, f"only {seen} uses found; are the pages read as they should be?")
+
+
 def with_shells(check):
     missing = [name for name in SHELLS if not shutil.which(name)]
     expect(not missing, f"not installed: {', '.join(missing)}")
