@@ -5,8 +5,7 @@
 #include "guest/kdvmkd/ntkernel.h"
 
 #define PATH_MAX_UNITS 300u // of a service's registry path and what is appended; longer ones have no Force
-#define HOLD_TURNS 20u      // attempts to hold the processors
-#define HOLD_PAUSE_MS 50u
+#define DPC_END_MS 50u      // a DPC's last instructions
 #define MS_100NS 10000
 
 int32_t NTAPI DriverEntry(struct nt_driver_object *driver_object, struct nt_unicode_string *registry_path);
@@ -203,23 +202,18 @@ static void wait_for_dpcs(struct driver *d)
 	if (d->flush_dpcs)
 		d->flush_dpcs();
 	else
-		sleep_ms(d, HOLD_PAUSE_MS);
+		sleep_ms(d, DPC_END_MS);
 }
 
 static bool hold(void *ctx, void (*deed)(void *arg), void *arg)
 {
 	struct driver *d = ctx;
-	for (uint32_t turn = 0; turn < HOLD_TURNS; turn++) {
-		hold_init(&d->hold, prepare_dpcs(d), deed, arg);
-		(void)KeInsertQueueDpc(&d->starter, NULL, NULL); // not queued: as above
-		while (hold_state(&d->hold) == HOLD_PENDING)
-			sleep_ms(d, 1);
-		wait_for_dpcs(d);
-		if (hold_state(&d->hold) == HOLD_DONE)
-			return true;
-		sleep_ms(d, HOLD_PAUSE_MS);
-	}
-	return false;
+	hold_init(&d->hold, prepare_dpcs(d), deed, arg);
+	(void)KeInsertQueueDpc(&d->starter, NULL, NULL); // not queued: as above
+	while (hold_state(&d->hold) == HOLD_PENDING)
+		sleep_ms(d, 1);
+	wait_for_dpcs(d);
+	return hold_state(&d->hold) == HOLD_DONE;
 }
 
 // ---- What the kernel is told -------------------------------------------------------------------------------

@@ -82,9 +82,11 @@ static void put_exports(enum fake_image image, const char *const names[NAMES_MAX
 	fakekernel_put32(image, FAKE_EXPORTS + 0x24, FAKE_EXPORTS + 0x180);
 }
 
+// A page longer in memory than in the file.
 static void put_section(uint32_t index, uint32_t rva, uint32_t len, uint32_t flags)
 {
-	fakekernel_put32(FAKE_KERNEL, FAKE_SECTIONS + 40 * index + 8, len);
+	fakekernel_put32(FAKE_KERNEL, FAKE_SECTIONS + 40 * index + 16, len);
+	fakekernel_put32(FAKE_KERNEL, FAKE_SECTIONS + 40 * index + 8, len + FAKE_PAGE);
 	fakekernel_put32(FAKE_KERNEL, FAKE_SECTIONS + 40 * index + 12, rva);
 	fakekernel_put32(FAKE_KERNEL, FAKE_SECTIONS + 40 * index + 36, flags);
 }
@@ -101,10 +103,11 @@ static void put_kernel(void)
 	static const char *const names[NAMES_MAX] = { "KdDebuggerEnabled", "MmGetPhysicalAddress" };
 	put_header(FAKE_KERNEL, FAKE_KERNEL_PAGES);
 	put_exports(FAKE_KERNEL, names);
-	fakekernel_put16(FAKE_KERNEL, FAKE_PE + 6, 3);
+	fakekernel_put16(FAKE_KERNEL, FAKE_PE + 6, 4);
 	put_section(0, FAKE_EXPORTS, 0x2000, 0x60000020);
 	put_section(1, FAKE_DATA, FAKE_DATA_LEN, 0xC0000040);
 	put_section(2, FAKE_INIT, 0x1000, 0xE2000060);
+	put_section(3, FAKE_CONST, 0x1000, 0x40000040);
 	put_directory(FAKE_KERNEL, 12, FAKE_IAT, FAKE_IAT_LEN);
 	fakekernel.is_hole[FAKE_KERNEL + FAKE_DATA / FAKE_PAGE + 1] = true;
 }

@@ -26,6 +26,7 @@ enum {
 	FAKE_IAT_LEN = 0x80,
 	FAKE_DATA = 0x4000, // writable, with a hole in the middle
 	FAKE_DATA_LEN = 0x3000,
+	FAKE_CONST = 0x9000, // read-only
 	FAKE_INIT = 0x8000, // thrown away after the boot, but its bytes are still there
 };
 

@@ -8,6 +8,7 @@
 #define SECTION_INITIALIZED 0x00000040u
 #define SECTION_DISCARDABLE 0x02000000u
 #define SECTION_EXECUTE 0x20000000u
+#define SECTION_WRITE 0x80000000u
 
 // The addresses [low, low + len).
 struct range {
@@ -55,6 +56,15 @@ static bool is_data(uint32_t flags)
 	return (flags & SECTION_INITIALIZED) && !(flags & (SECTION_EXECUTE | SECTION_DISCARDABLE));
 }
 
+static void scan_sections(struct scan *s, const struct peimage *kernel, uint32_t writable)
+{
+	struct peimage_span span;
+	for (uint32_t i = 0; peimage_section(kernel, i, &span); i++) {
+		if (is_data(span.flags) && (span.flags & SECTION_WRITE) == writable)
+			scan_span(s, kernel, &span);
+	}
+}
+
 // How often an address of `wanted` stands in the kernel's table, and where first.
 static uint32_t scan_kernel(const struct peimage *kernel, struct range wanted, void *volatile **ret_first)
 {
@@ -63,10 +73,9 @@ static uint32_t scan_kernel(const struct peimage *kernel, struct range wanted, v
 	if (peimage_directory(kernel, DIRECTORY_IAT, &span)) {
 		scan_span(&s, kernel, &span);
 	} else {
-		for (uint32_t i = 0; peimage_section(kernel, i, &span); i++) {
-			if (is_data(span.flags))
-				scan_span(&s, kernel, &span);
-		}
+		scan_sections(&s, kernel, 0); // a table that nobody writes to is in what nobody may write to
+		if (!s.count)
+			scan_sections(&s, kernel, SECTION_WRITE);
 	}
 	if (s.count)
 		*ret_first = s.first;

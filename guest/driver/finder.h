@@ -4,7 +4,7 @@
 //
 // The kernel's import descriptors and names lie in a part that is thrown away after the boot; what stays is the table of addresses
 // itself (PE directory 12). A transport is the module whose KdSendPacket and KdReceivePacket stand there. A kernel whose header has
-// no such directory is searched in its initialised data.
+// no such directory is searched in its initialised data, what is read-only first.
 //
 // Rules: PASSIVE_LEVEL. Reads only modules into which the kernel's table points, none of which is ever unloaded; everything read from an
 // image is bounded, and a page is asked for before it is read.

@@ -146,12 +146,16 @@ static void without_a_directory_the_data_is_searched(void **state)
 	void **send = (void **)(uintptr_t)&fakekernel.memory[FAKE_KERNEL * FAKE_PAGE + FAKE_DATA + 0x2100 + 8 * FAKE_ENTRY_SEND];
 	void **receive = send + (FAKE_ENTRY_RECEIVE - FAKE_ENTRY_SEND);
 	assert_found(send, receive);
-	// What will be thrown away, or is code, is not looked at.
+	// What will be thrown away, is code, or was not in the file (a variable, a stack) is not looked at.
+	memcpy(&fakekernel.memory[FAKE_KERNEL * FAKE_PAGE + FAKE_DATA + FAKE_DATA_LEN], send, 24);
 	memcpy(&fakekernel.memory[FAKE_KERNEL * FAKE_PAGE + FAKE_INIT], send, 24);
 	memcpy(&fakekernel.memory[FAKE_KERNEL * FAKE_PAGE + FAKE_FUNCTIONS], send, 24);
 	assert_found(send, receive);
 	memcpy(&fakekernel.memory[FAKE_KERNEL * FAKE_PAGE + FAKE_DATA + 0x10], send, 8); // a copy in the data: which is it?
 	assert_not(FINDER_E_TRANSPORT);
+	void **constant = (void **)(uintptr_t)&fakekernel.memory[FAKE_KERNEL * FAKE_PAGE + FAKE_CONST]; // what is read-only goes before
+	memcpy(constant, send, 24);
+	assert_found(constant, constant + (FAKE_ENTRY_RECEIVE - FAKE_ENTRY_SEND));
 }
 
 int main(void)

@@ -30,17 +30,19 @@ static uint32_t add(struct hold *h, uint32_t value)
 }
 
 struct spin {
-	uint64_t start;
+	uint64_t last, passed; // cycles
 	uint32_t turns;
 };
 
 // One turn. -> true: it takes too long.
 static bool spin(struct spin *s, uint64_t limit, const struct hold_cpu *cpu, void *ctx)
 {
-	if (s->turns == 0)
-		s->start = cpu->cycles(ctx);
+	uint64_t now = cpu->cycles(ctx);
+	if (s->turns && now - s->last < HOLD_LEAP_CYCLES)
+		s->passed += now - s->last;
+	s->last = now;
 	cpu->pause(ctx);
-	return ++s->turns >= HOLD_SPIN_MAX || cpu->cycles(ctx) - s->start > limit;
+	return ++s->turns >= HOLD_SPIN_MAX || s->passed > limit;
 }
 
 // -> true: everybody has come.

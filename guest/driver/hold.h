@@ -20,8 +20,9 @@
 #define HOLD_PROCESSORS_MAX 64u
 
 // Cycles of a counter of unknown rate, 1 to 5 GHz in practice; the remarks say what 3 GHz makes of them.
-#define HOLD_GATHER_CYCLES 3000000000ull // 1 s; Windows 8 and later end a DPC that takes 20 s with bug check 133h (documented)
+#define HOLD_GATHER_CYCLES 6000000000ull // 2 s; Windows 8 and later end a DPC that takes 20 s with bug check 133h (documented)
 #define HOLD_STAND_CYCLES 30000000ull    // 10 ms: how long a freeze is kept waiting at most
+#define HOLD_LEAP_CYCLES 300000000ull    // 100 ms between two turns: this processor was frozen meanwhile, and that does not count
 #define HOLD_SPIN_MAX 200000000u         // turns of either where the counter stands still
 
 struct hold_cpu {

@@ -178,6 +178,16 @@ static void break_ins_are_let_through(void **state)
 	assert_true(freezes > 100);
 }
 
+// What passes while a processor is frozen is not its patience.
+static void a_long_stop_does_not_count(void **state)
+{
+	(void)state; // none
+	for (uint32_t round = 0; round < 20; round++) {
+		hold_all(THREADS_MAX, THREADS_MAX, 5, HOLD_LEAP_CYCLES);
+		assert_int_equal(hold_state(&machine.hold), HOLD_DONE);
+	}
+}
+
 // A counter that stands still does not make a wait endless.
 static void a_dead_counter_ends_nothing_early(void **state)
 {
@@ -193,6 +203,7 @@ int main(void)
 		cmocka_unit_test(who_does_not_come_is_not_waited_for),
 		cmocka_unit_test(all_stand_still_once),
 		cmocka_unit_test(break_ins_are_let_through),
+		cmocka_unit_test(a_long_stop_does_not_count),
 		cmocka_unit_test(a_dead_counter_ends_nothing_early),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -94,7 +94,7 @@ static enum event read_list(struct takeover *t, struct nt_module_list **ret_list
 		}
 		t->system->release(t->ctx, TAKEOVER_POOL, list);
 	}
-	return EVENT_NO_KERNEL;
+	return status == STATUS_INFO_LENGTH_MISMATCH ? EVENT_NO_RESOURCES : EVENT_NO_KERNEL;
 }
 
 static enum event find(struct takeover *t)

@@ -352,11 +352,11 @@ static void lists_that_cannot_be_had(void **state)
 	assert_untouched();
 	build();
 	nt.list_growth = TAKEOVER_LIST_TURNS; // never enough room
-	assert_fails(EVENT_NO_KERNEL);
+	assert_fails(EVENT_NO_RESOURCES);
 	assert_untouched();
 	build();
 	fakekernel.list_bytes = TAKEOVER_LIST_MAX + 1;
-	assert_fails(EVENT_NO_KERNEL);
+	assert_fails(EVENT_NO_RESOURCES);
 	assert_untouched();
 	build();
 	nt.list_growth = TAKEOVER_LIST_TURNS - 1;
