@@ -13,6 +13,7 @@ int cli_control(int argc, char **argv);
 int cli_history(int argc, char **argv);
 int cli_stats(int argc, char **argv);
 int cli_trace(int argc, char **argv);
+int cli_setup(int argc, char **argv);
 int cli_doctor(int argc, char **argv);
 
 #define CLI_USAGE_STATUS 2

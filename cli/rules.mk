@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
 # cli -> serve, console, util, include. build/vmkd is everything a user types.
-CLI_SOURCES := cli/main.c cli/run.c cli/serve.c cli/list.c cli/control.c cli/history.c cli/trace.c cli/ask.c cli/doctor.c cli/watch.c cli/qemu_args.c cli/attach.c
+CLI_SOURCES := cli/main.c cli/run.c cli/serve.c cli/list.c cli/control.c cli/history.c cli/trace.c cli/ask.c cli/doctor.c cli/watch.c cli/qemu_args.c cli/attach.c cli/setup.c
 VMKD_SERVE_SOURCES := serve/broker.c serve/connections.c serve/client.c serve/ctl.c serve/breakpoints.c serve/link_hook.c serve/link_debugcon.c serve/link_serial.c serve/serial_talk.c serve/doorbell.c \
                       serve/memory_map.c serve/guest_ram.c serve/ram_sock.c serve/ram_files.c serve/last_words.c serve/qmp.c serve/pause.c serve/watchdog.c \
                       serve/proc.c serve/session.c serve/session_client.c serve/session_control.c serve/session_rights.c serve/print_buffer.c serve/past.c serve/answers.c serve/stats.c serve/status.c serve/tap.c serve/vmdir.c
@@ -17,6 +17,6 @@ VMKD_SETUP_SOURCES := $(filter-out %_test.c %_fuzz.c,$(wildcard attach/*.c setup
 VMKD_TRACE_SOURCES := trace/pcapng.c trace/record.c trace/decode.c trace/player.c
 $(call host_program,vmkd,$(CLI_SOURCES) $(VMKD_SERVE_SOURCES) $(if $(VMKD_CONSOLE),$(VMKD_LIBRARY_SOURCES)) \
     $(VMKD_SETUP_SOURCES) util/error.c util/ask.c util/buf.c util/endpoint.c util/installed.c util/loop.c util/mtree.c util/polling.c util/rundir.c util/sock.c memory/ram.c memory/walk.c vmm/area.c vmm/call.c $(VMKD_WIRE_SOURCES) $(VMKD_TRACE_SOURCES),\
-    -lcjson -lxml2 $(if $(VMKD_CONSOLE),-ledit -lZydis -lZycore))
+    -lcjson -lxml2 -lhivex $(if $(VMKD_CONSOLE),-ledit -lZydis -lZycore))
 
 $(call unit_test,qemu_args_test,cli/qemu_args_test.c cli/qemu_args.c util/error.c util/rundir.c,-lcmocka -lcjson)

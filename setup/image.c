@@ -1,0 +1,269 @@
+// SPDX-License-Identifier: MIT
+#include "setup/image.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "util/cleanup.h"
+
+#define PATH_SIZE 96u      // of files in the sandbox's folder
+#define OPTION_SIZE 9000u  // a path of 4096 bytes, each comma doubled
+#define ARGUMENT_MAX (8u + 6u * DISK_PARTITION_MAX)
+#define START_STEP_US 10000u
+#define START_STEPS 6000u // a minute: a long chain of backing files on a cold disk
+
+// ---- Format --------------------------------------------------------------------------------------------------
+
+static uint32_t be32(const uint8_t *p)
+{
+	return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
+}
+
+// Offsets and bits: QEMU's docs/interop/qcow2.txt.
+static struct error *check_qcow2(const uint8_t *head)
+{
+	uint32_t version = be32(head + 4), encryption = be32(head + 32), incompatible = version >= 3 ? be32(head + 76) : 0;
+
+	if (version < 2 || version > 3)
+		return error_create(ENOTSUP, "qcow2 of version %u; expected 2 or 3", version);
+	if (encryption)
+		return error_create(ENOTSUP, "the image is encrypted; `qemu-img convert` makes one that is not");
+	if (incompatible & 2)
+		return error_create(ENOTSUP, "the image is marked as corrupt; `qemu-img check -r all` may repair it");
+	if (incompatible & 4)
+		return error_create(ENOTSUP, "the image keeps its data in another file; `qemu-img convert` makes one that does not");
+	return NULL;
+}
+
+struct error *image_format(const uint8_t head[static IMAGE_HEAD_LEN], enum image_format *ret)
+{
+	static const struct {
+		unsigned offset;
+		const char *magic, *name;
+	} others[] = { { 0, "KDMV", "VMDK" }, { 0, "# Disk DescriptorFile", "VMDK" }, { 0, "vhdxfile", "VHDX" }, { 0, "conectix", "VHD" }, { 64, "\x7f\x10\xda\xbe", "VDI" }, { 0, "QED", "QED" }, { 0, "LUKS\xba\xbe", "LUKS" } };
+
+	if (memcmp(head, "QFI\xfb", 4) == 0) {
+		struct error *error = check_qcow2(head);
+		if (!error)
+			*ret = IMAGE_QCOW2;
+		return error;
+	}
+	for (size_t i = 0; i < sizeof(others) / sizeof(others[0]); i++)
+		if (memcmp(head + others[i].offset, others[i].magic, strlen(others[i].magic)) == 0)
+			return error_create(ENOTSUP, "it is a %s image; expected raw or qcow2 (`qemu-img convert -O qcow2` makes one)", others[i].name);
+	*ret = IMAGE_RAW;
+	return NULL;
+}
+
+// ---- Programs that serve it ----------------------------------------------------------------------------------
+
+struct image {
+	struct sandbox *sandbox;
+	bool is_read_only;
+	char disk[PATH_SIZE];
+	char partitions[DISK_PARTITION_MAX][PATH_SIZE];
+	struct program server, cutter;
+};
+
+struct arguments {
+	unsigned count;
+	char *words[ARGUMENT_MAX + 1];
+};
+
+static void arguments_deinit(struct arguments *a)
+{
+	for (unsigned i = 0; i < a->count; i++)
+		free(a->words[i]);
+}
+
+__attribute__((format(printf, 2, 3))) static void add(struct arguments *a, const char *format, ...)
+{
+	static char option[OPTION_SIZE];
+	va_list ap;
+
+	va_start(ap, format);
+	vsnprintf(option, sizeof(option), format, ap);
+	va_end(ap);
+	a->words[a->count] = strdup(option);
+	a->count += a->count < ARGUMENT_MAX && a->words[a->count];
+}
+
+// QEMU's options end at a comma; two of them are one.
+static void double_commas(const char *text, char *ret, size_t size)
+{
+	size_t len = 0;
+
+	for (; *text && len + 3 < size; text++) {
+		ret[len++] = *text;
+		if (*text == ',')
+			ret[len++] = ',';
+	}
+	ret[len] = 0;
+}
+
+static struct error *make_file(const char *path)
+{
+	int fd CLEANUP_CLOSE = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+
+	return fd >= 0 ? NULL : error_create(errno, "cannot make %s: %s", path, strerror(errno));
+}
+
+static struct error *why_not(const struct program *p)
+{
+	const char *said = sandbox_said(p);
+
+	if (strstr(said, "lock"))
+		return error_create(EBUSY, "it is in use; shut the VM down (or end whatever has it open) first [%s]", said);
+	return error_create(EIO, "%s", said);
+}
+
+// Starts the daemon and waits until everything is exported: it writes its pid then.
+static struct error *start_daemon(struct sandbox *s, struct arguments *a, struct program *ret)
+{
+	char pid_file[PATH_SIZE];
+	struct stat st;
+	struct program p = { 0 };
+
+	snprintf(pid_file, sizeof(pid_file), "%s/pid", sandbox_folder(s));
+	unlink(pid_file); // the daemon's before
+	add(a, "--pidfile");
+	add(a, "%s", pid_file);
+	struct error *error = sandbox_start(s, a->words, &p);
+	if (error)
+		return error;
+	for (unsigned i = 0; i < START_STEPS && !sandbox_is_interrupted(); i++) {
+		if (stat(pid_file, &st) == 0 && st.st_size > 0) {
+			*ret = p;
+			return NULL;
+		}
+		if (sandbox_has_ended(s, &p))
+			return why_not(&p);
+		usleep(START_STEP_US);
+	}
+	error_free(sandbox_stop(s, &p));
+	return error_create(ETIMEDOUT, "%s does not get ready", p.name);
+}
+
+static const char *yes_no(bool is)
+{
+	return is ? "on" : "off";
+}
+
+static void add_export(struct arguments *a, const char *node, const char *path, bool is_read_only)
+{
+	add(a, "--export");
+	add(a, "fuse,id=e-%s,node-name=%s,mountpoint=%s,writable=%s,growable=off", node, node, path, yes_no(!is_read_only));
+}
+
+static struct error *serve_disk(struct image *image, const char *path, enum image_format format, bool is_device)
+{
+	struct arguments a = { 0 };
+	char name[OPTION_SIZE];
+	struct error *error = make_file(image->disk);
+
+	if (error)
+		return error;
+	double_commas(path, name, sizeof(name));
+	add(&a, "qemu-storage-daemon");
+	add(&a, "--blockdev");
+	add(&a, "driver=%s,node-name=file,read-only=%s,filename=%s", is_device ? "host_device" : "file", yes_no(image->is_read_only), name);
+	add(&a, "--blockdev");
+	add(&a, "driver=%s,node-name=disk,file=file,read-only=%s", format == IMAGE_QCOW2 ? "qcow2" : "raw", yes_no(image->is_read_only));
+	add_export(&a, "disk", image->disk, image->is_read_only);
+	error = start_daemon(image->sandbox, &a, &image->server);
+	arguments_deinit(&a);
+	return error;
+}
+
+static struct error *look_at_format(const char *path, enum image_format *ret, bool *ret_is_device)
+{
+	uint8_t head[IMAGE_HEAD_LEN] = { 0 };
+	struct stat st;
+	int fd CLEANUP_CLOSE = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+
+	if (fd < 0 || fstat(fd, &st) < 0)
+		return error_create(errno, "cannot open it: %s", strerror(errno));
+	if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
+		return error_create(EINVAL, "expected a disk image or a block device");
+	if (read(fd, head, sizeof(head)) < 0)
+		return error_create(errno, "cannot read it: %s", strerror(errno));
+	*ret_is_device = S_ISBLK(st.st_mode);
+	return image_format(head, ret);
+}
+
+struct error *image_open(struct sandbox *s, const char *path, bool is_read_only, struct image **ret)
+{
+	enum image_format format;
+	bool is_device;
+	char *real = realpath(path, NULL);
+	struct image *image = calloc(1, sizeof(*image));
+	struct error *error = !image ? error_create(ENOMEM, "out of memory") : !real ? error_create(errno, "cannot open it: %s", strerror(errno)) : look_at_format(real, &format, &is_device);
+
+	if (!error) {
+		image->sandbox = s;
+		image->is_read_only = is_read_only;
+		snprintf(image->disk, sizeof(image->disk), "%s/disk", sandbox_folder(s));
+		error = serve_disk(image, real, format, is_device);
+	}
+	free(real);
+	if (error)
+		free(image);
+	else
+		*ret = image;
+	return error;
+}
+
+const char *image_disk(const struct image *image)
+{
+	return image->disk;
+}
+
+struct error *image_cut(struct image *image, const struct disk *disk)
+{
+	struct arguments a = { 0 };
+	struct error *error = NULL;
+
+	add(&a, "qemu-storage-daemon");
+	for (unsigned i = 0; !error && i < disk->partition_count; i++) {
+		const struct disk_partition *p = &disk->partitions[i];
+		char node[16];
+		snprintf(node, sizeof(node), "p%u", i);
+		snprintf(image->partitions[i], PATH_SIZE, "%s/%s", sandbox_folder(image->sandbox), node);
+		error = make_file(image->partitions[i]);
+		add(&a, "--blockdev"); // its lock is the first daemon's
+		add(&a, "driver=file,node-name=f%u,filename=%s,locking=off,read-only=%s", i, image->disk, yes_no(image->is_read_only));
+		add(&a, "--blockdev");
+		add(&a, "driver=raw,node-name=%s,file=f%u,offset=%" PRIu64 ",size=%" PRIu64 ",read-only=%s", node, i, p->offset, p->size, yes_no(image->is_read_only));
+		add_export(&a, node, image->partitions[i], image->is_read_only);
+	}
+	if (!error)
+		error = start_daemon(image->sandbox, &a, &image->cutter);
+	arguments_deinit(&a);
+	return error;
+}
+
+const char *image_partition(const struct image *image, unsigned index)
+{
+	return image->partitions[index];
+}
+
+struct error *image_close(struct image *image)
+{
+	struct error *error, *second;
+
+	if (!image)
+		return NULL;
+	error = sandbox_stop(image->sandbox, &image->cutter);
+	second = sandbox_stop(image->sandbox, &image->server);
+	if (error)
+		error_free(second);
+	free(image);
+	return error ? error : second;
+}

@@ -1,0 +1,714 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""`vmkd setup` on disk images made here: what it refuses, what it changes (read again by other programs than its own), and that --undo brings back every file.
+
+    tests/test_setup.py             all
+    tests/test_setup.py --long      more interruptions
+    tests/test_setup.py WORD…       the tests whose names contain one of the words
+"""
+import os
+import random
+import re
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+
+from disks import (BOOTMGR, DATA_TYPE, ESP_TYPE, LOADER, MIB, RESERVED_TYPE, add_to_ntfs, bcd_tree, digest, edit_hive, in_ntfs, kernel, log_of, make_esp, make_gpt,
+                   make_hive, make_mbr, make_ntfs, read_esp, read_hive, read_ntfs, run, set_dirty, software_tree, system_tree, touch_header)
+from report import Report
+from vm import BUILD, GUARD_S, VMKD, wait_for
+
+REPORT = Report()
+TESTS = []
+LONG = "--long" in sys.argv
+KDCOM = b"the kdcom of Windows " * 500
+CONFIG = "Windows/System32/config"
+EFI_BCD = "EFI/Microsoft/Boot/BCD"
+BOOT_INI = b'[boot loader]\r\ntimeout=30\r\ndefault=multi(0)disk(0)rdisk(0)partition(1)\\WINDOWS\r\n[operating systems]\r\n' \
+           b'multi(0)disk(0)rdisk(0)partition(1)\\WINDOWS="Microsoft Windows XP Professional" /noexecute=optin /fastdetect\r\n'
+HOST_LEFT = "/tmp/vmkd-setup-*"
+
+
+def test(title):
+    def register(function):
+        TESTS.append((title, function))
+        return function
+    return register
+
+
+def expect(condition, what):
+    if not condition:
+        raise AssertionError(what)
+
+
+def equal(is_now, wanted, what):
+    if is_now != wanted:
+        keys = [k for k in sorted(set(is_now) | set(wanted)) if is_now.get(k) != wanted.get(k)] if isinstance(wanted, dict) else [f"{is_now!r:.200} instead of {wanted!r:.200}"]
+        raise AssertionError(f"{what}: {keys}")
+
+
+# ---- Disks with a Windows ------------------------------------------------------------------------------------
+
+class Windows:
+    """What a Windows of some build has on its disk, to be changed before it is made."""
+
+    def __init__(self, folder, build=19045, product="Windows 10 Pro", machine=0x8664, **bcd):
+        self.folder, self.build, self.machine = folder, build, machine
+        self.winload = bcd.pop("winload", "winload.efi")
+        self.files = {
+            f"{CONFIG}/SOFTWARE": make_hive(folder / "SOFTWARE", software_tree(build, product)),
+            f"{CONFIG}/SYSTEM": make_hive(folder / "SYSTEM", system_tree()),
+            "Windows/System32/ntoskrnl.exe": kernel(machine),
+            "Windows/System32/kdcom.dll": KDCOM,
+            "Windows/System32/drivers/disk.sys": b"disk",
+            "Users/me/file.txt": b"mine",
+        }
+        self.bcd = make_hive(folder / "BCD", bcd_tree(self.winload, **bcd))
+        self.boot_files = {}  # beside the BCD
+
+
+class Disk:
+    """An image and the places of its volumes."""
+
+    def __init__(self, path, offsets, volumes, kinds):
+        self.path, self.offsets, self.volumes, self.kinds = path, offsets, volumes, kinds
+
+    def files(self):
+        """All files of all volumes, read without vmkd."""
+        raw = self.path.with_suffix(".now")
+        if self.path.suffix == ".qcow2":
+            run("qemu-img", "convert", "-O", "raw", self.path, raw)
+        else:
+            run("cp", "--sparse=always", self.path, raw)
+        found = {}
+        for number, (offset, volume, kind) in enumerate(zip(self.offsets, self.volumes, self.kinds), 1):
+            if kind == "none":
+                continue
+            part = self.path.with_suffix(f".part{number}")
+            run("dd", f"if={raw}", f"of={part}", "bs=1M", f"skip={offset // MIB}", f"count={volume.stat().st_size // MIB}", "conv=sparse")
+            found.update({f"{number}/{name}": data for name, data in (read_esp if kind == "fat" else read_ntfs)(part).items()})
+            part.unlink()
+        raw.unlink()
+        return found
+
+
+def finish(folder, disk, offsets, volumes, kinds, qcow2):
+    if qcow2:
+        run("qemu-img", "convert", "-O", "qcow2", disk, disk.with_suffix(".qcow2"))
+        disk = disk.with_suffix(".qcow2")
+    return Disk(disk, offsets, volumes, kinds)
+
+
+def gpt_disk(windows, qcow2=True, more=(), touch=None):
+    """ESP, a reserved partition, Windows; `touch(esp, ntfs)` may damage the volumes before they go onto the disk."""
+    folder = windows.folder
+    esp, reserved, ntfs = folder / "esp.raw", folder / "reserved.raw", folder / "ntfs.raw"
+    make_esp(esp, {EFI_BCD: windows.bcd, "EFI/Microsoft/Boot/bootmgfw.efi": b"boot manager", **{f"EFI/Microsoft/Boot/{k}": v for k, v in windows.boot_files.items()}})
+    reserved.write_bytes(bytes(MIB))
+    make_ntfs(ntfs, windows.files)
+    if touch:
+        touch(esp, ntfs)
+    volumes = [esp, reserved, ntfs] + [volume for volume, _ in more]
+    offsets = make_gpt(folder / "disk.raw", [(esp, ESP_TYPE), (reserved, RESERVED_TYPE), (ntfs, DATA_TYPE)] + list(more))
+    return finish(folder, folder / "disk.raw", offsets, volumes, ["fat", "none", "ntfs"] + ["ntfs"] * len(more), qcow2)
+
+
+def mbr_disk(windows, separate=False, qcow2=False, logical=False, touch=None):
+    """Windows alone, or behind a small active volume with the boot files; `logical`: in an extended partition."""
+    folder = windows.folder
+    boot = {"boot.ini": BOOT_INI} if windows.build < 6000 else {"Boot/BCD": windows.bcd, **{f"Boot/{k}": v for k, v in windows.boot_files.items()}}
+    volumes = [folder / "ntfs.raw"]
+    make_ntfs(volumes[0], {**windows.files, **({} if separate or logical else boot)})
+    if separate or logical:
+        volumes.insert(0, folder / "boot.raw")
+        make_ntfs(volumes[0], boot, size=8 * MIB)
+    for number in range(2 if logical else 0):
+        volumes.insert(1, folder / f"data{number}.raw")
+        make_ntfs(volumes[1], {"data": b"d"}, size=8 * MIB)
+    if touch:
+        touch(volumes[0], volumes[-1])
+    offsets = make_mbr(folder / "disk.raw", volumes)
+    return finish(folder, folder / "disk.raw", offsets, volumes, ["ntfs"] * len(volumes), qcow2)
+
+
+def setup(disk, *options):
+    return subprocess.run([VMKD, "setup", *options, str(getattr(disk, "path", disk))], capture_output=True, text=True, timeout=GUARD_S)
+
+
+def done(disk, *options):
+    result = setup(disk, *options)
+    expect(result.returncode == 0, f"setup {options}: status {result.returncode}: {result.stderr.strip()}")
+    return result.stdout
+
+
+def refused(disk, pattern, *options):
+    """It ends with status 1 and one line that matches, and not a byte of the image is another one."""
+    path = getattr(disk, "path", disk)
+    before = digest(path)
+    result = setup(disk, *options)
+    expect(result.returncode == 1, f"status {result.returncode}: {result.stdout} {result.stderr}")
+    expect(re.search(pattern, result.stderr), f"expected /{pattern}/, got: {result.stderr.strip()}")
+    expect(result.stderr.count("\n") == 1, f"more than a line: {result.stderr}")
+    expect(digest(path) == before, "the image was changed")
+    nothing_left()
+
+
+def nothing_left():
+    left = list(Path("/tmp").glob("vmkd-setup-*"))
+    expect(not left, f"left behind: {left}")
+
+
+# ---- What it refuses -----------------------------------------------------------------------------------------
+
+@test("refused: BitLocker")
+def _(folder):
+    def lock(_, ntfs):
+        with open(ntfs, "r+b") as f:
+            f.seek(3)
+            f.write(b"-FVE-FS-")
+    refused(gpt_disk(Windows(folder), touch=lock), "partition 3 is encrypted with BitLocker")
+
+
+@test("refused: a volume marked as dirty")
+def _(folder):
+    refused(gpt_disk(Windows(folder), touch=lambda esp, ntfs: set_dirty(ntfs)), "partition 3: it is marked as dirty.*chkdsk")
+
+
+@test("refused: a dirty boot volume, clean Windows")
+def _(folder):
+    windows = Windows(folder, 7601, "Windows 7", winload="winload.exe")
+    refused(mbr_disk(windows, separate=True, touch=lambda boot, ntfs: set_dirty(boot)), "partition 1: it is marked as dirty")
+
+
+@test("refused: hibernated, also by Fast Startup")
+def _(folder):
+    windows = Windows(folder)
+    windows.files["hiberfil.sys"] = b"HIBR" + bytes(8000)
+    refused(gpt_disk(windows), "hibernated.*powercfg")
+
+
+def open_log(_, ntfs):
+    """The NTFS log as a crash leaves it: two restart pages with a client that has not gone."""
+    data = bytearray(ntfs.read_bytes())
+    cluster = struct.unpack_from("<H", data, 11)[0] * data[13]
+    record = struct.unpack_from("<Q", data, 48)[0] * cluster + 2 * 1024
+    at = record + struct.unpack_from("<H", data, record + 20)[0]
+    while struct.unpack_from("<I", data, at)[0] != 0x80:
+        at += struct.unpack_from("<I", data, at + 4)[0]
+    runs = at + struct.unpack_from("<H", data, at + 32)[0]
+    first = runs + 1 + (data[runs] & 15)
+    start = int.from_bytes(data[first:first + (data[runs] >> 4)], "little") * cluster
+    page = bytearray(4096)
+    struct.pack_into("<4sHHQIIHhhh", page, 0, b"RSTR", 30, 9, 0, 4096, 4096, 48, 1, 1, 0)
+    struct.pack_into("<QHHHHIHHQ", page, 48, 0, 1, 0xffff, 0, 0, 0, 0xd0, 0x40, 2 * MIB)
+    struct.pack_into("<IHH", page, 48 + 40, 0, 0x30, 0x40)
+    struct.pack_into("<QQHHHH", page, 48 + 0x40, 0, 0, 0xffff, 0xffff, 0, 0)
+    data[start:start + 8192] = page * 2
+    ntfs.write_bytes(data)
+
+
+@test("refused: an NTFS log that is not empty")
+def _(folder):
+    refused(gpt_disk(Windows(folder), touch=open_log), "partition 3: Windows has not finished with it")
+
+
+@test("refused: a BCD with unequal sequence numbers")
+def _(folder):
+    windows = Windows(folder)
+    touch_header(folder / "BCD", sequence1=9, sequence2=8)
+    windows.bcd = (folder / "BCD").read_bytes()
+    refused(gpt_disk(windows), r"BCD: its sequence numbers differ \(9 and 8\)")
+
+
+@test("refused: a BCD with a wrong checksum, one that is cut off, one that is none")
+def _(folder):
+    windows = Windows(folder)
+    good = windows.bcd
+    touch_header(folder / "BCD", checksum=1)
+    windows.bcd = (folder / "BCD").read_bytes()
+    refused(gpt_disk(windows), "BCD: its header has a wrong checksum")
+    windows.bcd = good[:8192]
+    refused(gpt_disk(windows), "BCD: .*cut off")
+    windows.bcd = b"hello" * 2000
+    refused(gpt_disk(windows), "BCD: it is no registry hive")
+
+
+@test("refused: a log with something newer than the hive, on FAT and on NTFS")
+def _(folder):
+    windows = Windows(folder)
+    windows.boot_files["BCD.LOG1"] = log_of(windows.bcd, newer_by=1)
+    refused(gpt_disk(windows), "BCD: its log holds changes")
+    windows.boot_files.clear()
+    windows.files[f"{CONFIG}/SYSTEM.LOG2"] = log_of(windows.files[f"{CONFIG}/SYSTEM"], newer_by=3)
+    refused(gpt_disk(windows), "SYSTEM: its log holds changes")
+
+
+@test("refused: SYSTEM or SOFTWARE unfinished")
+def _(folder):
+    for name in ("SYSTEM", "SOFTWARE"):
+        windows = Windows(folder)
+        touch_header(folder / name, sequence1=4, sequence2=3)
+        windows.files[f"{CONFIG}/{name}"] = (folder / name).read_bytes()
+        refused(gpt_disk(windows), f"{name}: its sequence numbers differ")
+
+
+@test("refused: no Windows, two of them, one too old, one for another processor")
+def _(folder):
+    windows = Windows(folder)
+    files = windows.files
+    windows.files = {"data.txt": b"nothing here"}
+    refused(gpt_disk(windows), "no Windows on any of the 3 partitions")
+    windows.files = files
+    second = folder / "second.raw"
+    make_ntfs(second, files)
+    refused(gpt_disk(windows, more=[(second, DATA_TYPE)]), "partition 4: there is a second Windows, beside the one on partition 3")
+    refused(gpt_disk(Windows(folder, 2195, "Windows 2000")), "build number is 2195")
+    refused(gpt_disk(Windows(folder, machine=0xaa64)), "ntoskrnl.exe is for machine aa64")
+
+
+@test("refused: an image in use")
+def _(folder):
+    disk = gpt_disk(Windows(folder))
+    address = folder / "nbd.sock"
+    holder = subprocess.Popen(["qemu-storage-daemon", "--blockdev", f"driver=file,node-name=f,filename={disk.path}", "--blockdev", "driver=qcow2,node-name=d,file=f",
+                               "--nbd-server", f"addr.type=unix,addr.path={address}", "--export", "nbd,id=e,node-name=d,writable=on"])
+    try:
+        wait_for("the other user of the image", address.exists)
+        result = setup(disk)
+        expect(result.returncode == 1 and "it is in use" in result.stderr, result.stderr)
+        result = setup(disk, "--dry-run")
+        expect(result.returncode == 1 and "it is in use" in result.stderr, result.stderr)
+    finally:
+        holder.terminate()
+        holder.wait()
+    done(disk)
+
+
+@test("refused: no room on the volume of Windows, none on the ESP")
+def _(folder):
+    windows = Windows(folder)
+    disk = gpt_disk(windows, touch=lambda esp, ntfs: in_ntfs(ntfs, 'dd if=/dev/zero of="$2/fill" bs=64k 2>/dev/null || true', folder))
+    refused(disk, "bytes are needed on the volume of Windows, and [0-9]+ are free")
+
+    def fill(esp, _):
+        (folder / "fill").write_bytes(bytes(38 * MIB))
+        for size in (38 * MIB, MIB, 64 * 1024, 4096, 512):
+            (folder / "fill").write_bytes(bytes(size))
+            while subprocess.run(["mcopy", "-i", esp, folder / "fill", f"::/fill{random.random()}"], capture_output=True).returncode == 0:
+                pass
+    disk = gpt_disk(windows, touch=fill)
+    before = disk.files()
+    result = setup(disk)
+    expect(result.returncode == 1 and "failed, and everything was put back" in result.stderr, result.stderr)
+    equal(disk.files(), before, "files after a failed set-up")
+
+
+@test("refused: set up already, by vmkd setup or by install.cmd")
+def _(folder):
+    windows = Windows(folder)
+    disk = gpt_disk(windows)
+    done(disk)
+    refused(disk, "set up already")
+    windows.files["Windows/vmkd/journal.txt"] = b"keep*-*-*end\r\n"
+    disk = gpt_disk(windows)
+    refused(disk, "prepared by install.cmd.*uninstall.cmd")
+    refused(disk, "prepared by install.cmd.*uninstall.cmd", "--undo")
+
+
+@test("refused: files or a service of that name, a kdcom.dll that is missing, debugging in the old entry")
+def _(folder):
+    for name, pattern in (("Windows/System32/kdvmkd.dll", "kdvmkd.dll is there already"), ("Windows/System32/KDCOM_vmkd_original.dll", "kdcom_vmkd_original.dll is there already"),
+                          ("Windows/System32/drivers/VMKD.SYS", "drivers/vmkd.sys is there already")):
+        windows = Windows(folder)
+        windows.files[name] = b"somebody's"
+        refused(gpt_disk(windows), pattern)
+    windows = Windows(folder)
+    edit_hive(folder / "SYSTEM", "cd \\ControlSet001\\Services\nadd vmkd")
+    windows.files[f"{CONFIG}/SYSTEM"] = (folder / "SYSTEM").read_bytes()
+    refused(gpt_disk(windows), 'there is a service "vmkd" already')
+    windows = Windows(folder)
+    del windows.files["Windows/System32/kdcom.dll"]
+    refused(gpt_disk(windows), "kdcom.dll is missing")
+    refused(gpt_disk(Windows(folder, debug=1)), "has debugging on")
+
+
+@test("refused: a boot menu that does not say which entry")
+def _(folder):
+    other = "{5b0a1c4e-3333-4222-8333-0123456789ab}"
+    refused(gpt_disk(Windows(folder, default=None, loaders=(LOADER, other), menu=(LOADER, other))), "2 of its menu do; expected one")
+    refused(gpt_disk(Windows(folder, default=None, menu=())), "0 of its menu do")
+
+
+@test("refused: a truncated qcow2, and other formats")
+def _(folder):
+    disk = gpt_disk(Windows(folder))
+    whole = disk.path.read_bytes()
+    disk.path.write_bytes(whole[:len(whole) // 2])
+    refused(disk, "disk.qcow2: ")
+    for name, head, pattern in (("encrypted", struct.pack(">4sIQIIQI", b"QFI\xfb", 3, 0, 0, 16, MIB, 2), "encrypted"),
+                                ("data file", struct.pack(">4sIQIIQI", b"QFI\xfb", 3, 0, 0, 16, MIB, 0).ljust(72, b"\0") + struct.pack(">Q", 4), "another file"),
+                                ("version 9", struct.pack(">4sI", b"QFI\xfb", 9), "version 9"),
+                                ("VMDK", b"KDMV", "VMDK"), ("VHDX", b"vhdxfile", "VHDX"), ("text", b"hello", "no partition table|cannot read the disk")):
+        path = folder / f"{name}.img"
+        path.write_bytes(head.ljust(MIB, b"\0"))
+        refused(path, pattern)
+    refused_without_image = setup(folder / "nowhere.img")
+    expect(refused_without_image.returncode == 1 and "No such file" in refused_without_image.stderr, refused_without_image.stderr)
+
+
+@test("refused: partitions that overlap, lie outside, or a damaged GPT; the second GPT serves")
+def _(folder):
+    disk = mbr_disk(Windows(folder, 7601, "Windows 7", winload="winload.exe"), separate=True)
+    data = bytearray(disk.path.read_bytes())
+    first = struct.unpack_from("<I", data, 446 + 8)[0]
+    struct.pack_into("<I", data, 462 + 8, first + 8)
+    disk.path.write_bytes(data)
+    refused(disk, "partitions 1 and 2 overlap")
+    struct.pack_into("<I", data, 462 + 12, 0xffffff00)
+    disk.path.write_bytes(data)
+    refused(disk, "does not lie within the disk")
+    disk = gpt_disk(Windows(folder), qcow2=False)
+    data = bytearray(disk.path.read_bytes())
+    data[512 + 56] ^= 1  # the disk's GUID in the first header
+    disk.path.write_bytes(data)
+    done(disk, "--dry-run")
+    data[len(data) - 512 + 56] ^= 1
+    disk.path.write_bytes(data)
+    refused(disk, "neither copy of it is whole")
+
+
+@test("refused: links in the volume do not lead out of it")
+def _(folder):
+    victim = folder / "victim"
+    victim.mkdir()
+    for place in ("Windows/System32/drivers", "Windows/vmkd"):
+        windows = Windows(folder)
+        if place.endswith("drivers"):
+            del windows.files["Windows/System32/drivers/disk.sys"]
+        disk = gpt_disk(windows, touch=lambda esp, ntfs: in_ntfs(ntfs, f'ln -s {victim} "$2/{place}"', folder))
+        before = disk.files()
+        result = setup(disk)
+        expect(result.returncode == 1, f"{place}: {result.stdout}")
+        equal(disk.files(), before, f"files with a link at {place}")
+        expect(not list(victim.iterdir()), f"written outside of the volume: {list(victim.iterdir())}")
+
+
+@test("refused: a user without the right to mount")
+def _(folder):
+    disk = gpt_disk(Windows(folder))
+    folder.chmod(0o755)
+    vmkd = folder / "vmkd"
+    shutil.copy(VMKD, vmkd)
+    disk.path.chmod(0o666)
+    result = subprocess.run(["setpriv", "--reuid", "61001", "--regid", "61001", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all", vmkd, "setup", disk.path],
+                            capture_output=True, text=True, timeout=GUARD_S)
+    expect(result.returncode == 1 and "needs root" in result.stderr, result.stderr)
+
+
+# ---- What it does --------------------------------------------------------------------------------------------
+
+def entry_of(keys):
+    guids = {k.split("\\")[1] for k in keys if k.startswith("Objects\\") and k.count("\\") == 1}
+    new = [g for g in guids if keys.get(f"Objects\\{g}\\Elements\\12000004", {}).get("Element") == '"vmkd debugging"']
+    expect(len(new) == 1, f"entries of ours: {new}")
+    return new[0]
+
+
+def elements_of(keys, guid):
+    prefix = f"Objects\\{guid}\\Elements\\"
+    return {k.removeprefix(prefix): v["Element"] for k, v in keys.items() if k.startswith(prefix)}
+
+
+def multi_of(value):
+    data = bytes(int(b, 16) for b in value.removeprefix("hex(7):").split(","))
+    return [g for g in data.decode("utf-16-le").split("\0") if g]
+
+
+ON, OFF, ZERO = "hex:01", "hex:00", "hex:00,00,00,00,00,00,00,00"
+ELEMENTS_VISTA = {"12000004": '"vmkd debugging"', "260000a0": ON, "16000049": ON, "26000027": ON, "22000013": '"kdvmkd.dll"'}
+ELEMENTS_8 = {**ELEMENTS_VISTA, "22000013": '"kdcom.dll"', "250000c2": ZERO, "16000009": OFF, "15000011": ZERO, "12000019": '""'}
+ELEMENTS_11 = {**ELEMENTS_8, "16000048": ON}
+
+
+def check_bcd(folder, before, after, elements, default):
+    """The BCD as another reader sees it: a copy of the entry with these elements, at the menu's end; nothing else is another."""
+    (folder / "before").write_bytes(before)
+    (folder / "after").write_bytes(after)
+    old, new = read_hive(folder / "before"), read_hive(folder / "after")
+    guid = entry_of(new)
+    equal(elements_of(new, guid), {**elements_of(old, LOADER), **elements}, "elements of the new entry")
+    equal(new[f"Objects\\{guid}\\Description"], old[f"Objects\\{LOADER}\\Description"], "its type")
+    menu, default_key = f"Objects\\{BOOTMGR}\\Elements\\24000001", f"Objects\\{BOOTMGR}\\Elements\\23000003"
+    equal(multi_of(new[menu]["Element"]), multi_of(old[menu]["Element"]) + [guid], "the boot menu")
+    equal(new[default_key]["Element"], f'"{guid}"' if default else f'"{LOADER}"', "the default entry")
+    rest = {k: v for k, v in new.items() if not k.startswith(f"Objects\\{guid}") and k not in (menu, default_key)}
+    equal(rest, {k: v for k, v in old.items() if k not in (menu, default_key)}, "everything else")
+
+
+def check_system(folder, before, after):
+    (folder / "before").write_bytes(before)
+    (folder / "after").write_bytes(after)
+    old, new = read_hive(folder / "before"), read_hive(folder / "after")
+    service = new.pop("ControlSet001\\Services\\vmkd")
+    source = new.pop("ControlSet001\\Services\\EventLog\\System\\vmkd")
+    wide = ",".join(f"{b:02x}" for b in "\\SystemRoot\\System32\\drivers\\vmkd.sys\0".encode("utf-16-le"))
+    equal(service, {"Type": "dword:00000001", "Start": "dword:00000003", "ErrorControl": "dword:00000001", "ImagePath": f"hex(2):{wide}",
+                    "DisplayName": '"vmkd kernel debugging transport"'}, "the service")
+    expect(source["TypesSupported"] == "dword:00000007" and source["EventMessageFile"].startswith("hex(2):25,00,53,00"), f"the event source: {source}")
+    equal(new, old, "the rest of SYSTEM")
+
+
+def ours(name, arch="x64"):
+    for place in (BUILD / "guest/medium" / arch / name, BUILD / "guest" / arch / name):
+        if place.is_file():
+            return place.read_bytes()
+    raise FileNotFoundError(name)
+
+
+def round_trip(folder, disk, windows, boot, way, elements, arch="x64", options=()):
+    """Dry run, set up, look, again, undo, again."""
+    at = f"{len(disk.volumes)}/"
+    before = disk.files()
+    image = digest(disk.path)
+    plan = done(disk, "--dry-run", *options)
+    expect("would be" in plan and digest(disk.path) == image, "a dry run changes nothing and says what it would")
+    done(disk, *options)
+    after = disk.files()
+    system32 = f"{at}Windows/System32/"
+    changed = {k for k in set(before) | set(after) if before.get(k) != after.get(k) and not k.startswith(f"{at}Windows/vmkd/")}
+    wanted = {boot, f"{system32}config/SYSTEM", f"{system32}drivers/vmkd.sys"}
+    wanted |= {f"{system32}kdvmkd.dll"} if way == "own name" else {f"{system32}kdcom.dll", f"{system32}kdcom_vmkd_original.dll"}
+    equal(sorted(changed), sorted(wanted), "files that are others")
+    module = f"{system32}kdvmkd.dll" if way == "own name" else f"{system32}kdcom.dll"
+    expect(after[module] == ours("kdvmkd.dll", arch) and after[f"{system32}drivers/vmkd.sys"] == ours("vmkd.sys", arch), "our files are not those of the build")
+    expect(way == "own name" or after[f"{system32}kdcom_vmkd_original.dll"] == KDCOM, "the original kdcom.dll")
+    if elements:
+        check_bcd(folder, before[boot], after[boot], elements, "--default" in options)
+    check_system(folder, before[f"{system32}config/SYSTEM"], after[f"{system32}config/SYSTEM"])
+    refused(disk, "set up already", *options)
+    image = digest(disk.path)
+    expect("would be" in done(disk, "--undo", "--dry-run") and digest(disk.path) == image, "a dry undo changes nothing")
+    done(disk, "--undo")
+    equal(disk.files(), before, "files after undo")
+    refused(disk, "nothing to undo", "--undo")
+    nothing_left()
+    return after[boot]
+
+
+@test("Windows 10, GPT, qcow2: changed, read again by another reader, undone file for file")
+def _(folder):
+    windows = Windows(folder)
+    windows.boot_files["BCD.LOG1"] = log_of(windows.bcd)  # nothing newer: no reason to refuse
+    round_trip(folder, gpt_disk(windows), windows, f"1/{EFI_BCD}", "kdcom", ELEMENTS_8)
+
+
+@test("Windows 11, GPT, raw, --default; x64")
+def _(folder):
+    windows = Windows(folder, 22631, "Windows 10 Pro")
+    round_trip(folder, gpt_disk(windows, qcow2=False), windows, f"1/{EFI_BCD}", "kdcom", ELEMENTS_11, options=("--default",))
+
+
+@test("Windows 8.1, MBR, boot files in a volume of their own, x86")
+def _(folder):
+    windows = Windows(folder, 9600, "Windows 8.1", machine=0x14c, winload="winload.exe")
+    round_trip(folder, mbr_disk(windows, separate=True), windows, "1/Boot/BCD", "kdcom", ELEMENTS_8, arch="x86")
+
+
+@test("Windows 7, MBR, raw, one volume: the module by its own name")
+def _(folder):
+    windows = Windows(folder, 7601, "Windows 7 Professional", winload="winload.exe")
+    round_trip(folder, mbr_disk(windows), windows, "1/Boot/BCD", "own name", ELEMENTS_VISTA)
+
+
+@test("Vista in a logical partition, qcow2, x86")
+def _(folder):
+    windows = Windows(folder, 6002, "Windows Vista", machine=0x14c, winload="winload.exe")
+    round_trip(folder, mbr_disk(windows, logical=True, qcow2=True), windows, "1/Boot/BCD", "own name", ELEMENTS_VISTA, arch="x86")
+
+
+@test("XP: boot.ini, the old default and a new one")
+def _(folder):
+    line = b'multi(0)disk(0)rdisk(0)partition(1)\\WINDOWS="vmkd debugging" /DEBUG /DEBUGPORT=vmkd /noexecute=optin /fastdetect\r\n'
+    old = BOOT_INI.splitlines(True)
+    windows = Windows(folder, 2600, "Microsoft Windows XP", machine=0x14c)
+    found = round_trip(folder, mbr_disk(windows), windows, "1/boot.ini", "own name", None, arch="x86")
+    equal(found.splitlines(True), old + [line], "boot.ini")
+    found = round_trip(folder, mbr_disk(windows), windows, "1/boot.ini", "own name", None, arch="x86", options=("--default",))
+    equal(found.splitlines(True), old[:-1] + [line] + old[-1:], "boot.ini with --default")
+
+
+# ---- Undo after somebody has changed things ------------------------------------------------------------------
+
+def change_volume(disk, number, change):
+    """Replaces volume `number` of a raw disk by what change(file) makes of it."""
+    volume = disk.volumes[number - 1]
+    part = disk.path.with_suffix(".change")
+    run("dd", f"if={disk.path}", f"of={part}", "bs=1M", f"skip={disk.offsets[number - 1] // MIB}", f"count={volume.stat().st_size // MIB}")
+    change(part)
+    run("dd", f"if={part}", f"of={disk.path}", "bs=1M", f"seek={disk.offsets[number - 1] // MIB}", "conv=notrunc")
+    part.unlink()
+
+
+@test("undo after Windows has changed BCD, SYSTEM and kdcom.dll: what is ours goes, what is new stays")
+def _(folder):
+    disk = gpt_disk(Windows(folder), qcow2=False)
+    before = disk.files()
+    done(disk, "--default")
+    after = disk.files()
+
+    def change_bcd(part):
+        (folder / "BCD").write_bytes(after[f"1/{EFI_BCD}"])
+        edit_hive(folder / "BCD", f"cd \\Objects\\{RESUME_ELEMENTS}\nadd 26000006\ncd 26000006\nsetval 1\nElement\nhex:3:01")
+        run("mcopy", "-o", "-i", part, folder / "BCD", f"::/{EFI_BCD}")
+
+    def change_windows(part):
+        (folder / "SYSTEM").write_bytes(after[f"3/{CONFIG}/SYSTEM"])
+        edit_hive(folder / "SYSTEM", "cd \\ControlSet001\\Services\nadd newcomer\ncd \\\nadd ControlSet002\ncd ControlSet002\nadd Services\ncd Services\nadd vmkd")
+        add_to_ntfs(part, {f"{CONFIG}/SYSTEM": (folder / "SYSTEM").read_bytes(), "Windows/System32/kdcom.dll": b"a newer kdcom", "Windows/new.txt": b"new"})
+    change_volume(disk, 1, change_bcd)
+    change_volume(disk, 3, change_windows)
+    said = done(disk, "--undo")
+    expect(said.count("it was changed since") == 2 and "Windows has put a new one there" in said, said)
+    now = disk.files()
+    equal({k for k in set(now) ^ set(before)}, {"3/Windows/new.txt"}, "the list of files")
+    expect(now["3/Windows/System32/kdcom.dll"] == b"a newer kdcom", "the new kdcom.dll")
+    (folder / "now").write_bytes(now[f"1/{EFI_BCD}"])
+    (folder / "old").write_bytes(before[f"1/{EFI_BCD}"])
+    keys, old = read_hive(folder / "now"), read_hive(folder / "old")
+    equal(keys.pop(f"Objects\\{RESUME_ELEMENTS}\\26000006"), {"Element": ON}, "what Windows added")
+    equal(keys, old, "the BCD without it")
+    (folder / "now").write_bytes(now[f"3/{CONFIG}/SYSTEM"])
+    keys = read_hive(folder / "now")
+    expect("ControlSet001\\Services\\newcomer" in keys and not [k for k in keys if "vmkd" in k], f"SYSTEM: {[k for k in keys if 'vmkd' in k]}")
+
+
+RESUME_ELEMENTS = "{5b0a1c4e-2222-4222-8333-0123456789ab}\\Elements"
+
+
+@test("undo with a boot.ini that was edited since: only our line goes")
+def _(folder):
+    disk = mbr_disk(Windows(folder, 2600, "Microsoft Windows XP", machine=0x14c))
+    done(disk)
+    edited = disk.files()["1/boot.ini"].replace(b"timeout=30", b"timeout=5")
+    change_volume(disk, 1, lambda part: add_to_ntfs(part, {"boot.ini": edited}))
+    done(disk, "--undo")
+    equal(disk.files()["1/boot.ini"], BOOT_INI.replace(b"timeout=30", b"timeout=5"), "boot.ini")
+
+
+@test("a journal that makes no sense is refused, and leads nowhere outside of the volume")
+def _(folder):
+    for text, pattern in ((b"rubbish\r\n", "line 1 of the journal"), (b"vmkd setup 1\r\nvolume b 1\r\nvolume w 2\r\n", "not where they were"),
+                          (b"vmkd setup 1\r\nvolume b 1048576\r\nvolume w %d\r\ncreate w 1 0 ../../../etc/passwd\r\n", "Invalid argument|nothing"),
+                          (b"vmkd setup 1\r\nvolume b 1048576\r\nvolume w %d\r\nreplace bcd b 1 1 0 /etc/passwd\r\n", "Invalid argument|etc/passwd"),
+                          (b"vmkd setup 1\r\nvolume b 1048576\r\nvolume w %d\r\nrename w ../x Windows/System32/kdcom.dll\r\n", "line 4")):
+        windows = Windows(folder)
+        windows.files["Windows/vmkd/setup.txt"] = text.replace(b"%d", str(42 * MIB).encode())
+        disk = gpt_disk(windows)
+        before = disk.files()
+        result = setup(disk, "--undo")
+        expect(os.path.exists("/etc/passwd"), "it left the volume")
+        if result.returncode:
+            expect(re.search(pattern, result.stderr), f"{text}: {result.stderr}")
+        equal({k: v for k, v in disk.files().items() if "/vmkd" not in k}, {k: v for k, v in before.items() if "/vmkd" not in k}, f"files after {text}")
+
+
+# ---- Interrupted ---------------------------------------------------------------------------------------------
+
+def programs_of(folder):
+    """Our programs that still run on an image of this folder."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (place / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if (b"vmkd-setup-" in words or str(folder).encode() in words) and int(place.name) != os.getpid():
+            found.append(words.replace(b"\0", b" ").decode(errors="replace"))
+    return found
+
+
+def interrupt(folder, disk, options, number, when):
+    process = subprocess.Popen([VMKD, "setup", *options, disk.path], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    time.sleep(when)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=GUARD_S)
+    wait_for("the end of its programs", lambda: not programs_of(folder))
+    nothing_left()
+    return process.returncode, said
+
+
+def how_long(disk):
+    start = time.monotonic()
+    done(disk)
+    middle = time.monotonic()
+    done(disk, "--undo")
+    return middle - start, time.monotonic() - middle
+
+
+@test("Ctrl-C and SIGTERM at any moment: all of it or nothing, and nothing keeps running")
+def _(folder):
+    disk = gpt_disk(Windows(folder))
+    before = disk.files()
+    whole, _ = how_long(disk)
+    for turn in range(40 if LONG else 6):
+        status, said = interrupt(folder, disk, [], (signal.SIGINT, signal.SIGTERM)[turn % 2], random.random() * whole)
+        now = disk.files()
+        if now != before:
+            expect("3/Windows/vmkd/setup.txt" in now and now["3/Windows/vmkd/setup.txt"].endswith(b"done\r\n"), f"half a set-up after {status} {said}")
+            done(disk, "--undo")
+            equal(disk.files(), before, "files after undo")
+
+
+@test("killed at any moment: --undo brings back every file, also when that is killed, too")
+def _(folder):
+    disk = gpt_disk(Windows(folder))
+    before = disk.files()
+    whole, back = how_long(disk)
+    reached = set()
+    for _ in range(60 if LONG else 8):
+        interrupt(folder, disk, [], signal.SIGKILL, random.random() * whole)
+        reached.add(len(disk.files().get("3/Windows/vmkd/setup.txt", b"").splitlines()))
+        interrupt(folder, disk, ["--undo"], signal.SIGKILL, random.random() * back)
+        result = setup(disk, "--undo")
+        expect(result.returncode == 0 or "nothing to undo" in result.stderr, result.stderr)
+        equal(disk.files(), before, "files after undo")
+    print(f"  lines of the journal when it was killed: {sorted(reached)}")
+    expect(run("qemu-img", "check", disk.path), "the qcow2 is not whole")
+
+
+# ---- The command line ----------------------------------------------------------------------------------------
+
+@test("wrong usage: status 2 and how to use it")
+def _(folder):
+    for words in ([], ["a", "b"], ["--what", "a"], ["--undo", "--default", "a"]):
+        result = subprocess.run([VMKD, "setup", *words], capture_output=True, text=True, timeout=GUARD_S)
+        expect(result.returncode == 2 and "usage: vmkd setup" in result.stderr, f"{words}: {result.stderr}")
+
+
+def main():
+    words = [w for w in sys.argv[1:] if w != "--long"]
+    if os.geteuid() != 0:
+        REPORT.skip("vmkd setup", "needs root, which mounts volumes")
+        return REPORT.finish()
+    for title, function in TESTS:
+        if words and not any(word in title for word in words):
+            continue
+        with tempfile.TemporaryDirectory(prefix="vmkd-disks-") as folder:
+            try:
+                function(Path(folder))
+                REPORT.ok(title)
+            except Exception as why:
+                if not isinstance(why, AssertionError):
+                    traceback.print_exc()
+                REPORT.fail(title, str(why))
+    return REPORT.finish()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
