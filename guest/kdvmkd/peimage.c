@@ -19,6 +19,7 @@
 #define SECTION_SIZE 0x28u
 #define SECTION_VIRTUAL_SIZE 0x08u
 #define SECTION_RVA 0x0Cu
+#define SECTION_RAW_SIZE 0x10u
 #define SECTION_FLAGS 0x24u
 #define HEADERS_MAX (PAGE - OPTIONAL_AT - OPTIONAL_EXPORTS_64 - 8u) // where the signature may start at most
 
@@ -121,7 +122,8 @@ bool peimage_section(const struct peimage *image, uint32_t index, struct peimage
 	const uint8_t *section = peimage_at(image, first + SECTION_SIZE * index, SECTION_SIZE);
 	if (!section)
 		return false;
-	*ret = (struct peimage_span){ .rva = get32(section + SECTION_RVA), .len = get32(section + SECTION_VIRTUAL_SIZE),
+	uint32_t len = get32(section + SECTION_VIRTUAL_SIZE), raw_len = get32(section + SECTION_RAW_SIZE);
+	*ret = (struct peimage_span){ .rva = get32(section + SECTION_RVA), .len = len < raw_len ? len : raw_len,
 		                      .flags = get32(section + SECTION_FLAGS) };
 	return true;
 }

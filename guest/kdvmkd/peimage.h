@@ -38,7 +38,8 @@ struct peimage_span {
 // Data directory `index`. -> false: the image has none.
 bool peimage_directory(const struct peimage *image, uint32_t index, struct peimage_span *ret);
 
-// Section `index`, from 0. -> false: there are no more.
+// Section `index`, from 0: the part that comes from the file. Behind it linkers put what starts as zeros: variables, stacks. -> false: there
+// are no more.
 bool peimage_section(const struct peimage *image, uint32_t index, struct peimage_span *ret);
 
 // The address of an exported function, or NULL: not exported, a forwarder, or a table that cannot be.
