@@ -4,7 +4,7 @@
 #ifndef CLI_CLI_H
 #define CLI_CLI_H
 
-// vmkd run, serve, attach, list, control, history, stats, trace, doctor; see above.
+// vmkd run, serve, attach, list, control, history, stats, trace, setup, doctor; see above.
 int cli_run(int argc, char **argv);
 int cli_serve(int argc, char **argv);
 int cli_attach(int argc, char **argv);
@@ -15,6 +15,7 @@ int cli_stats(int argc, char **argv);
 int cli_trace(int argc, char **argv);
 int cli_setup(int argc, char **argv);
 int cli_doctor(int argc, char **argv);
+int cli_libvirt(int argc, char **argv);
 
 #define CLI_USAGE_STATUS 2
 #define CLI_RAM_CONFLICT "--no-ram and --check-ram: expected one of them"

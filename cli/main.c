@@ -63,6 +63,17 @@ static const struct command commands[] = {
 	  "  --undo                     put back everything that `vmkd setup` changed in the image\n"
 	  "  --dry-run                  say what would be done; the image is opened read-only\n"
 	  "Needs root, ntfs-3g, and qemu-storage-daemon; for an EFI system partition mtools. What it does to a Windows: docs/guest.md." },
+	{ "libvirt", "enable|disable|status DOMAIN [--link hook|debugcon] [--connect URI] [--name NAME] [--private-ram] [--force] [--dry-run]",
+	  "the link in a libvirt domain, and out of it again", cli_libvirt,
+	  "  enable                     write it into the domain's definition, if nothing stands in its way; with the next start it is there\n"
+	  "  disable                    take out what enable added\n"
+	  "  status                     what is there, and what an administrator must allow; status 1 if something is missing\n"
+	  "  --link hook|debugcon       how guest and host meet; without it: the hook for KVM, else debugcon\n"
+	  "  --connect URI              of a libvirtd of this machine; without it: virsh's own choice\n"
+	  "  --name NAME                of the VM for vmkd; without it: the domain's\n"
+	  "  --private-ram              hook: leave the VM's RAM private to QEMU instead of in a shared memfd\n"
+	  "  --force                    write it although a check has failed\n"
+	  "  --dry-run                  print the definition instead" },
 };
 #define COMMAND_COUNT (sizeof(commands) / sizeof(commands[0]))
 

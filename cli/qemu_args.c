@@ -386,21 +386,27 @@ static const char *our_ram_id(const struct qemu_args *args)
 	return id ? id : "vmkd-ram";
 }
 
-static struct error *add_debugcon(struct arg_list *list, const char *vm_name, const struct qemu_args *args)
+static void add_doorbell(struct arg_list *list, const char *bell_path, const char *monitor_path)
 {
-	char path[RUNDIR_PATH_MAX], text[128];
-	struct error *error = rundir_path(vm_name, "debugcon.sock", path);
+	char text[128];
 
-	if (error)
-		return error;
-	add_path_option(list, "-chardev", "socket,id=vmkd-debugcon,path=", path, ",server=on,wait=off");
+	add_path_option(list, "-chardev", "socket,id=vmkd-debugcon,path=", bell_path, ",server=on,wait=off");
 	snprintf(text, sizeof(text), "isa-debugcon,iobase=0x%x,readback=0x%x,chardev=vmkd-debugcon", DEBUGCON_PORT, DEBUGCON_READBACK);
 	add(list, "-device");
 	add(list, text);
-	error = rundir_path(vm_name, "monitor.sock", path);
+	add_path_option(list, "-qmp", "unix:", monitor_path, ",server=on,wait=off");
+}
+
+static struct error *add_debugcon(struct arg_list *list, const char *vm_name, const struct qemu_args *args)
+{
+	char bell[RUNDIR_PATH_MAX], monitor[RUNDIR_PATH_MAX];
+	struct error *error = rundir_path(vm_name, "debugcon.sock", bell);
+
+	if (!error)
+		error = rundir_path(vm_name, "monitor.sock", monitor);
 	if (error)
 		return error;
-	add_path_option(list, "-qmp", "unix:", path, ",server=on,wait=off");
+	add_doorbell(list, bell, monitor);
 	if (!args->ram_id[0])
 		add_memory(list, our_ram_id(args), args->ram_size);
 	return NULL;
@@ -431,6 +437,20 @@ struct error *qemu_extend_args(int argc, char *const *argv, const char *vm_name,
 		return error;
 	}
 	snprintf(ret_ram_id, QEMU_ID_MAX, "%s", additions != QEMU_ADD_DEBUGCON ? "" : args->ram_id[0] ? args->ram_id : our_ram_id(args));
+	*ret = list.argv;
+	return NULL;
+}
+
+struct error *qemu_doorbell_args(const char *bell_path, const char *monitor_path, char ***ret)
+{
+	struct arg_list list = { .argv = calloc(ADDED_MAX, sizeof(char *)) };
+
+	if (list.argv)
+		add_doorbell(&list, bell_path, monitor_path);
+	if (!list.argv || list.is_broken) {
+		qemu_free_args(list.argv);
+		return error_create(ENOMEM, "out of memory");
+	}
 	*ret = list.argv;
 	return NULL;
 }

@@ -57,4 +57,8 @@ ERROR_MUST_CHECK struct error *qemu_extend_args(int argc, char *const *argv, con
 						enum qemu_additions additions, char ***ret, char ret_ram_id[QEMU_ID_MAX]);
 void qemu_free_args(char **argv);
 
+// The doorbell and the broker's monitor of the link debugcon at these paths: options and values by turns, NULL-terminated. Free with
+// qemu_free_args.
+ERROR_MUST_CHECK struct error *qemu_doorbell_args(const char *bell_path, const char *monitor_path, char ***ret);
+
 #endif

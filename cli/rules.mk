@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
 # cli -> serve, console, util, include. build/vmkd is everything a user types.
-CLI_SOURCES := cli/main.c cli/run.c cli/serve.c cli/list.c cli/control.c cli/history.c cli/trace.c cli/ask.c cli/doctor.c cli/watch.c cli/qemu_args.c cli/attach.c cli/setup.c
+CLI_SOURCES := cli/main.c cli/libvirt.c cli/run.c cli/serve.c cli/list.c cli/control.c cli/history.c cli/trace.c cli/ask.c cli/doctor.c cli/watch.c cli/qemu_args.c cli/attach.c cli/setup.c
 VMKD_SERVE_SOURCES := serve/broker.c serve/connections.c serve/client.c serve/ctl.c serve/breakpoints.c serve/link_hook.c serve/link_debugcon.c serve/link_serial.c serve/serial_talk.c serve/doorbell.c \
                       serve/memory_map.c serve/guest_ram.c serve/ram_sock.c serve/ram_files.c serve/last_words.c serve/qmp.c serve/pause.c serve/watchdog.c \
                       serve/proc.c serve/session.c serve/session_client.c serve/session_control.c serve/session_rights.c serve/print_buffer.c serve/past.c serve/answers.c serve/stats.c serve/status.c serve/tap.c serve/vmdir.c

@@ -102,7 +102,7 @@ static struct error *find_vm(const char *name, struct vm_facts *ret, int *ret_pi
 		return error_create(ENOENT, "no VM named %s is running here; start one with `vmkd run %s -- ...`, or with " "LD_PRELOAD=libvmkd-vmm.so "
 					    "VMKD_NAME=%s and the same VMKD_RUNTIME_DIR (`vmkd list` shows what there is)", name, name, name);
 	vmdir_read_facts(name, ret);
-	return NULL;
+	return access(folder, F_OK) < 0 ? rundir_create(name) : NULL; // a VM whose sockets are beside it needs none
 }
 
 static const char *link_of(const struct vm_facts *facts)
@@ -143,12 +143,13 @@ static struct error *serve_vm(struct serve *s, int *ret_lock)
 // vm.json may be the last VM's: it counts if it names the process that is there. A VM that is just starting has none yet, nor a library that listens.
 static bool is_ready(const struct serve *s, struct vm_facts *ret, int *ret_pid)
 {
-	if (!vmdir_vm_is_alive(s->name, ret_pid) || !*ret_pid)
+	if (!vmdir_vm_is_alive(s->name, ret_pid))
 		return false;
 	vmdir_read_facts(s->name, ret);
-	if (ret->pid == *ret_pid)
+	if (ret->pid && ret->pid == *ret_pid)
 		return true;
-	*ret = (struct vm_facts){ .pid = *ret_pid };
+	if (ret->pid)
+		*ret = (struct vm_facts){ 0 };
 	return vmdir_vmm_listens(s->name);
 }
 
@@ -163,6 +164,10 @@ static void on_look(struct loop_timer *timer)
 	if (!is_ready(s, &facts, &pid))
 		return;
 	error = broker_follow(s->broker, link_of(&facts), facts.ram_id, pid);
+	if (!error && !pid)
+		pid = broker_vm_pid(s->broker); // another user's process says who it is when it is reached
+	if (!error && !pid)
+		return;
 	if (!error)
 		error = watch_process(&s->watch, pid);
 	if (error) { // it has ended meanwhile, perhaps: once more

@@ -72,6 +72,19 @@ static enum domain_link link_of(xmlNodePtr note)
 	return DOMAIN_LINK_NONE;
 }
 
+// One of each is all that libvirt knows.
+static struct error *check_singles(xmlNodePtr root)
+{
+	static const struct {
+		const char *ns, *name;
+	} singles[] = { { NULL, "metadata" }, { NULL, "memoryBacking" }, { QEMU_NS, "commandline" } };
+
+	for (size_t i = 0; i < sizeof(singles) / sizeof(singles[0]); i++)
+		if (tree_count(root, singles[i].ns, singles[i].name) > 1)
+			return error_create(EINVAL, "the domain's XML has more than one <%s>; libvirt writes one", singles[i].name);
+	return NULL;
+}
+
 static struct error *check_note(xmlNodePtr root)
 {
 	xmlNodePtr metadata = tree_child(root, NULL, "metadata"), note = find_note(root);
@@ -79,8 +92,8 @@ static struct error *check_note(xmlNodePtr root)
 	if (!note)
 		return NULL;
 	if (tree_count(metadata, OUR_NS, "link") > 1 || link_of(note) == DOMAIN_LINK_NONE)
-		return error_create(EINVAL, "the domain's metadata has a <link xmlns=\"" OUR_NS "\"> that vmkd did not write like that: expected one, of type hook or "
-					    "debugcon; take it and what belongs to it out with `virsh edit`");
+		return error_create(EINVAL, "the domain's metadata has a <link xmlns=\"" OUR_NS "\"> that vmkd did not write like that: expected one, of "
+					    "type hook or debugcon; take it and what belongs to it out with `virsh edit`");
 	return NULL;
 }
 
@@ -137,8 +150,10 @@ static void read_info(xmlNodePtr root, struct domain_info *info)
 static struct error *parse(const char *text, size_t len, xmlDocPtr *ret)
 {
 	xmlDocPtr doc = NULL;
-	struct error *error = tree_parse(text, len, &doc);
+	struct error *error = tree_parse(text, len, "domain", &doc);
 
+	if (!error)
+		error = check_singles(xmlDocGetRootElement(doc));
 	if (!error)
 		error = check_note(xmlDocGetRootElement(doc));
 	if (error)
@@ -215,14 +230,14 @@ static bool attribute_has(xmlNodePtr element, const char *name, const char *part
 // A second way to the same guest: whoever set it up by hand takes it out by hand.
 static struct error *check_by_hand(xmlNodePtr root)
 {
-	for (xmlNodePtr line = tree_child(root, QEMU_NS, "commandline"); line; line = tree_next(line, QEMU_NS, "commandline")) {
-		if (find_env(line, "VMKD_NAME") || find_env(line, "VMKD_RUNTIME_DIR") || attribute_has(find_env(line, "LD_PRELOAD"), "value", LIBRARY))
-			return error_create(EEXIST, "the domain already has a qemu:env of vmkd's that `vmkd libvirt` did not write; take it out with `virsh edit` first");
-		for (xmlNodePtr at = tree_child(line, QEMU_NS, "arg"); at; at = tree_next(at, QEMU_NS, "arg"))
-			if (attribute_has(at, "value", DOORBELL))
-				return error_create(EEXIST, "the domain already has a qemu:arg with " DOORBELL " that `vmkd libvirt` did not write; take it out with "
-							    "`virsh edit` first");
-	}
+	static const char how[] = "that `vmkd libvirt` did not write; take it out with `virsh edit` first";
+	xmlNodePtr line = tree_child(root, QEMU_NS, "commandline");
+
+	if (find_env(line, "VMKD_NAME") || find_env(line, "VMKD_RUNTIME_DIR") || attribute_has(find_env(line, "LD_PRELOAD"), "value", LIBRARY))
+		return error_create(EEXIST, "the domain already has a qemu:env of vmkd's %s", how);
+	for (xmlNodePtr at = tree_child(line, QEMU_NS, "arg"); at; at = tree_next(at, QEMU_NS, "arg"))
+		if (attribute_has(at, "value", DOORBELL))
+			return error_create(EEXIST, "the domain already has a qemu:arg with " DOORBELL " %s", how);
 	return NULL;
 }
 
@@ -248,13 +263,15 @@ static struct error *check_ram(xmlNodePtr root)
 	static const char how[] = "make it <memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>, or use --link hook with KVM";
 
 	if (tree_count(tree_at(root, "cpu/numa"), NULL, "cell") > 1)
-		return error_create(ENOTSUP, "--link debugcon works with one memory backend, but the domain has several NUMA cells; use one, or --link hook with KVM");
+		return error_create(ENOTSUP, "--link debugcon works with one memory backend, but the domain has several NUMA cells; use one, or --link "
+					     "hook with KVM");
 	if (tree_at(root, "devices/memory"))
 		return error_create(ENOTSUP, "--link debugcon works with one memory backend, but the domain has a <memory> device besides; take it out, or use "
 					     "--link hook with KVM");
 	if (is_source(root, "anonymous"))
 		return error_create(EINVAL, "--link debugcon needs the guest's RAM as a shared file, but memoryBacking says source anonymous; %s", how);
-	if (tree_attribute_is(tree_at(root, "memoryBacking/access"), "mode", "private") || tree_attribute_is(tree_at(root, "cpu/numa/cell"), "memAccess", "private"))
+	if (tree_attribute_is(tree_at(root, "memoryBacking/access"), "mode", "private") ||
+	    tree_attribute_is(tree_at(root, "cpu/numa/cell"), "memAccess", "private"))
 		return error_create(EINVAL, "--link debugcon needs the guest's RAM as a shared file, but the domain says access private; %s", how);
 	return NULL;
 }
@@ -541,7 +558,8 @@ struct error *domain_enable(const char *text, size_t len, const struct domain_wi
 		return error;
 	root = xmlDocGetRootElement(doc);
 	if (find_note(root) && disable(root) > 0)
-		error = error_create(EBUSY, "the domain's link was changed by hand since it was enabled: `vmkd libvirt disable` first, then `virsh edit` for what is left");
+		error = error_create(EBUSY, "the domain's link was changed by hand since it was enabled: `vmkd libvirt disable` first, then `virsh "
+					    "edit` for what is left");
 	if (!error)
 		error = check(root, wish);
 	if (!error && !enable(root, wish))

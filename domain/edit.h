@@ -3,7 +3,8 @@
 //
 //   hook       qemu:commandline: qemu:env LD_PRELOAD, VMKD_NAME, VMKD_RUNTIME_DIR; RAM in a shared memfd where the domain says nothing about it
 //   debugcon   qemu:commandline: the arguments given; RAM in a shared memfd
-//   both       metadata: a <link xmlns="urn:vmkd:domain:1"> that says what was added, since libvirt orders and formats anew. Nothing else remembers it.
+//   both       metadata: a <link xmlns="urn:vmkd:domain:1"> that says what was added, since libvirt orders and formats anew. Nothing else
+//              remembers it.
 //
 // Everything else stays as it was. Disabling takes out exactly what was added, as far as it still is what was added; what somebody has changed since
 // is left and counted. A text that nobody has touched in between comes back byte for byte, as libxml2 prints it.

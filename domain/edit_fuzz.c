@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Any bytes as a domain's XML. What can be enabled reads as enabled, and disabled is what it was, byte for byte as libxml2 prints it; what says that it is
-// enabled can be disabled or is refused, and is not enabled afterwards.
+// Any bytes as a domain's XML. What can be enabled reads as enabled, and disabled is what it was, byte for byte as libxml2 prints it; what
+// says that it is enabled can be disabled, and is not enabled afterwards.
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -47,7 +47,7 @@ static char *settled(const char *text, size_t len)
 	for (int i = 0; i < 2; i++) {
 		xmlDocPtr doc = NULL;
 
-		if (!is_done(tree_parse(i ? texts[0] : text, i ? strlen(texts[0]) : len, &doc)))
+		if (!is_done(tree_parse(i ? texts[0] : text, i ? strlen(texts[0]) : len, "domain", &doc)))
 			break;
 		must(is_done(tree_print(doc, &texts[i])));
 		xmlFreeDoc(doc);

@@ -74,7 +74,7 @@ static char *printed(const char *text)
 	xmlDocPtr doc = NULL;
 	char *ret = NULL;
 
-	succeeds(tree_parse(text, strlen(text), &doc));
+	succeeds(tree_parse(text, strlen(text), "domain", &doc));
 	succeeds(tree_print(doc, &ret));
 	xmlFreeDoc(doc);
 	return ret;
@@ -136,6 +136,7 @@ static void test_no_domain(void **state)
 		{ "<domain", "XML is none" },
 		{ "<domain><name></domain>", "XML is none" },
 		{ "<network/>", "got <network>" },
+		{ "<?xml version='1.0' encoding='ISO-8859-1'?><domain/>", "UTF-8" },
 		{ "<domain xmlns='urn:x'/>", "expected <domain>" },
 		{ "<!DOCTYPE domain [<!ENTITY a 'b'>]><domain>&a;</domain>", "DTD" },
 		{ "<!DOCTYPE domain SYSTEM 'file:///etc/passwd'><domain/>", "DTD" },
@@ -235,7 +236,8 @@ static void test_wishes(void **state)
 static void test_foreign_notes(void **state)
 {
 	static const char *const notes[] = {
-		OURS("type='other'"), OURS(""),
+		OURS("type='other'"),
+		OURS(""),
 		"<metadata><v:link xmlns:v='urn:vmkd:domain:1' type='hook'/><v:link xmlns:v='urn:vmkd:domain:1' type='hook'/></metadata>",
 	};
 	struct domain_info info;
@@ -251,6 +253,17 @@ static void test_foreign_notes(void **state)
 	}
 	refused(domain_disable(HEAD TAIL, strlen(HEAD TAIL), &ret, &left), "no link");
 	assert_null(ret);
+}
+
+static void test_two_of_a_kind(void **state)
+{
+	struct domain_info info;
+
+	(void)state;
+	refused(domain_read(HEAD OURS("type='hook'") OURS("type='hook'") TAIL, strlen(HEAD OURS("type='hook'") OURS("type='hook'") TAIL), &info),
+		"more than one <metadata>");
+	enable_refused(HEAD "<memoryBacking/><memoryBacking/>" TAIL, &hook, "more than one <memoryBacking>");
+	enable_refused(HEAD "<commandline xmlns='" QEMU_NS "'/><commandline xmlns='" QEMU_NS "'/>" TAIL, &hook, "more than one <commandline>");
 }
 
 // A note without what it speaks of, or that speaks of too much: nothing else is taken out.
@@ -339,7 +352,8 @@ static void test_ram_that_is_shared(void **state)
 
 static void test_labels(void **state)
 {
-	struct domain_info info = info_of(HEAD "<seclabel type='none' model='apparmor'/><seclabel type='static' model='dac'><label>+1:+2</label></seclabel>" TAIL);
+	struct domain_info info = info_of(HEAD "<seclabel type='none' model='apparmor'/>"
+					  "<seclabel type='static' model='dac'><label>+1:+2</label></seclabel>" TAIL);
 
 	(void)state;
 	assert_true(info.is_apparmor_off);
@@ -478,6 +492,7 @@ int main(void)
 		cmocka_unit_test(test_by_hand),
 		cmocka_unit_test(test_wishes),
 		cmocka_unit_test(test_foreign_notes),
+		cmocka_unit_test(test_two_of_a_kind),
 		cmocka_unit_test(test_note_without_the_rest),
 		cmocka_unit_test(test_hook),
 		cmocka_unit_test(test_private_ram),

@@ -16,31 +16,33 @@ static struct error *bad_xml(void)
 	const xmlError *last = xmlGetLastError();
 	const char *message = last && last->message ? last->message : "it cannot be read";
 
-	return error_create(EINVAL, "the domain's XML is none: line %d: %.*s", last ? last->line : 0, (int)strcspn(message, "\n"), message);
+	return error_create(EINVAL, "libvirt's XML is none: line %d: %.*s", last ? last->line : 0, (int)strcspn(message, "\n"), message);
 }
 
-static struct error *check_root(xmlDocPtr doc)
+static struct error *check_root(xmlDocPtr doc, const char *name)
 {
 	xmlNodePtr root = xmlDocGetRootElement(doc);
 
 	if (doc->intSubset || doc->extSubset)
-		return error_create(EINVAL, "the domain's XML has a DTD; libvirt writes none, so this is not what it wrote");
-	if (!root || root->ns || !xmlStrEqual(root->name, X("domain")))
-		return error_create(EINVAL, "expected <domain> as the root of the XML, got <%.60s>", root ? (const char *)root->name : "");
+		return error_create(EINVAL, "the XML has a DTD; libvirt writes none, so this is not what it wrote");
+	if (doc->encoding && xmlStrcasecmp(doc->encoding, X("UTF-8")) != 0)
+		return error_create(EINVAL, "the XML is in %.40s; libvirt writes UTF-8", (const char *)doc->encoding);
+	if (!root || root->ns || !xmlStrEqual(root->name, X(name)))
+		return error_create(EINVAL, "expected <%s> as the root of the XML, got <%.60s>", name, root ? (const char *)root->name : "");
 	return NULL;
 }
 
-struct error *tree_parse(const char *text, size_t len, xmlDocPtr *ret)
+struct error *tree_parse(const char *text, size_t len, const char *root, xmlDocPtr *ret)
 {
 	struct error *error;
 	xmlDocPtr doc;
 
 	if (len > TREE_BYTES_MAX)
-		return error_create(EFBIG, "the domain's XML has %zu bytes; expected at most %u", len, TREE_BYTES_MAX);
-	doc = xmlReadMemory(text, (int)len, "domain", NULL, XML_PARSE_NONET | XML_PARSE_NOERROR | XML_PARSE_NOWARNING);
+		return error_create(EFBIG, "the XML has %zu bytes; expected at most %u", len, TREE_BYTES_MAX);
+	doc = xmlReadMemory(text, (int)len, root, NULL, XML_PARSE_NONET | XML_PARSE_NOERROR | XML_PARSE_NOWARNING);
 	if (!doc)
 		return bad_xml();
-	error = check_root(doc);
+	error = check_root(doc, root);
 	if (error)
 		xmlFreeDoc(doc);
 	else

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// A domain's XML as a tree, edited so that it can be put back: what is inserted gets the white space that its neighbours have, and goes with it.
-// A thin layer above libxml2; no I/O, no domain knowledge but the root's name.
+// libvirt's XML as a tree, edited so that it can be put back: what is inserted gets the white space that its neighbours have, and goes with it.
+// A thin layer above libxml2; no I/O, no knowledge of domains.
 //
 // Rules: one thread per tree. Names are matched with their namespace; NULL is none.
 #ifndef DOMAIN_TREE_H
@@ -14,9 +14,9 @@
 
 #define TREE_BYTES_MAX (4u << 20) // some hundred times a big domain's
 
-// Read the text of one XML document. -> NULL and *ret, to be freed with xmlFreeDoc. Errors: too long, no XML, a DTD (entities can say anything about the
-// rest), or a root that is not <domain>.
-ERROR_MUST_CHECK struct error *tree_parse(const char *text, size_t len, xmlDocPtr *ret);
+// Read the text of one XML document. -> NULL and *ret, to be freed with xmlFreeDoc. Errors: too long, no XML, a DTD (entities can say anything
+// about the rest), another encoding than UTF-8, or another root.
+ERROR_MUST_CHECK struct error *tree_parse(const char *text, size_t len, const char *root, xmlDocPtr *ret);
 
 // The document's text, NUL-terminated. -> NULL and *ret, to be freed with free.
 ERROR_MUST_CHECK struct error *tree_print(xmlDocPtr doc, char **ret);

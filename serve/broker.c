@@ -734,6 +734,11 @@ struct error *broker_follow(struct broker *b, const char *link, const char *ram_
 	return NULL;
 }
 
+int broker_vm_pid(const struct broker *b)
+{
+	return b->link->is_up ? b->link->pid : 0;
+}
+
 static struct error *start(struct broker *b, const struct broker_options *o)
 {
 	char path[RUNDIR_PATH_MAX];

@@ -38,6 +38,9 @@ ERROR_MUST_CHECK struct error *broker_create(struct loop *loop, const struct bro
 // connects by itself. -> NULL; an error, and the link is as it was.
 ERROR_MUST_CHECK struct error *broker_follow(struct broker *broker, const char *link, const char *ram_id, int vm_pid);
 
+// The process at the other end of the link, 0 while there is none.
+int broker_vm_pid(const struct broker *broker);
+
 // Hang up on everybody and remove the sockets. NULL is fine.
 void broker_destroy(struct broker *broker);
 

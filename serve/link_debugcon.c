@@ -38,6 +38,7 @@ struct link_debugcon {
 	struct guest_link base;
 	char bell_path[RUNDIR_PATH_MAX], monitor_path[RUNDIR_PATH_MAX];
 	char ram_id[64];
+	bool finds_ram; // ram_id was not told: the one backend that is shared
 
 	struct loop_timer retry;
 	unsigned retries;
@@ -366,11 +367,35 @@ static uint64_t backend_size(const cJSON *list, const char *id)
 	return 0;
 }
 
+// The only backend with share=on. -> false: there is none, or more than one.
+static bool find_shared(const cJSON *list, char *ret, size_t size)
+{
+	const cJSON *item;
+	unsigned count = 0;
+
+	cJSON_ArrayForEach(item, list) {
+		const char *name = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(item, "id"));
+
+		if (!name || strlen(name) >= size || !cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(item, "share")))
+			continue;
+		strcpy(ret, name);
+		count++;
+	}
+	return count == 1;
+}
+
 static void take_backends(void *arg, const cJSON *answer)
 {
 	struct link_debugcon *d = arg;
-	uint64_t size = backend_size(answer, d->ram_id);
-	struct error *error = size ? guest_ram_open(&d->ram, d->base.pid, d->base.owner, size)
+	uint64_t size;
+	struct error *error;
+
+	if (d->finds_ram && !find_shared(answer, d->ram_id, sizeof(d->ram_id))) {
+		set_remark(d, error_create(ENOENT, "QEMU has not one memory backend that is shared; expected memory-backend-memfd or -file with share=on"));
+		return;
+	}
+	size = backend_size(answer, d->ram_id);
+	error = size ? guest_ram_open(&d->ram, d->base.pid, d->base.owner, size)
 				   : error_create(ENOENT, "QEMU has no memory backend '%s'", d->ram_id);
 
 	if (error)
@@ -704,12 +729,11 @@ struct error *link_debugcon_create(struct loop *loop, const char *vm_name, const
 	d->watch = (struct loop_timer){ .fn = on_watch, .arg = d };
 	d->owed = (struct loop_timer){ .fn = on_owed, .arg = d };
 	snprintf(d->ram_id, sizeof(d->ram_id), "%s", ram_id);
+	d->finds_ram = !ram_id[0];
 	guest_ram_init(&d->ram);
 	call_init(&d->call, now_ms());
 	call_broker_came(&d->call);
-	error = rundir_path(vm_name, "debugcon.sock", d->bell_path);
-	if (!error)
-		error = rundir_path(vm_name, "monitor.sock", d->monitor_path);
+	error = vmdir_debugcon_paths(vm_name, d->bell_path, d->monitor_path);
 	if (!error)
 		error = pause_init(&d->pause, loop, vm_name, pause_ms, watchdog_fd, look_in_pause, d);
 	if (error) {

@@ -155,6 +155,39 @@ void vmdir_note_vm_pid(int fd, int pid)
 	write_pid(fd, pid);
 }
 
+// ---- Beside the folder ----------------------------------------------------------------------------------
+
+// BASE/NAME and `end`, which is no longer than a socket's name in the folder.
+static struct error *path_beside(const char *name, const char *end, char ret[RUNDIR_PATH_MAX])
+{
+	struct error *error = rundir_path(name, end + 1, ret);
+
+	if (!error)
+		ret[strlen(ret) - strlen(end)] = '.';
+	return error;
+}
+
+static bool find_monitor_beside(const char *name, unsigned long *ret_inode)
+{
+	char sock[RUNDIR_PATH_MAX];
+	struct error *error = path_beside(name, VMDIR_MONITOR_BESIDE, sock);
+	bool listens = !error && proc_find_unix_listener(sock, ret_inode);
+
+	error_free(error);
+	return listens;
+}
+
+struct error *vmdir_debugcon_paths(const char *name, char ret_bell[RUNDIR_PATH_MAX], char ret_monitor[RUNDIR_PATH_MAX])
+{
+	unsigned long inode;
+	bool is_beside = find_monitor_beside(name, &inode);
+	struct error *error = is_beside ? path_beside(name, VMDIR_BELL_BESIDE, ret_bell) : rundir_path(name, "debugcon.sock", ret_bell);
+
+	if (error)
+		return error;
+	return is_beside ? path_beside(name, VMDIR_MONITOR_BESIDE, ret_monitor) : rundir_path(name, "monitor.sock", ret_monitor);
+}
+
 // ---- Facts --------------------------------------------------------------------------------------------
 
 struct error *vmdir_write_facts(const struct vm_facts *facts)
@@ -203,6 +236,7 @@ void vmdir_read_facts(const char *name, struct vm_facts *ret)
 	char path[RUNDIR_PATH_MAX], text[FACTS_MAX];
 	struct error *error = rundir_path(name, "vm.json", path);
 	int fd CLEANUP_CLOSE = -1;
+	unsigned long inode;
 	cJSON *json;
 	double pid;
 	ssize_t len;
@@ -213,6 +247,10 @@ void vmdir_read_facts(const char *name, struct vm_facts *ret)
 		return;
 	}
 	snprintf(ret->name, sizeof(ret->name), "%s", name);
+	if (find_monitor_beside(name, &inode)) {
+		strcpy(ret->link, "debugcon");
+		return;
+	}
 	fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
 	len = fd < 0 ? -1 : read(fd, text, sizeof(text));
 	json = len > 0 ? cJSON_ParseWithLength(text, (size_t)len) : NULL;
@@ -235,7 +273,7 @@ static bool find_vmm(const char *name, unsigned long *ret_inode)
 	bool listens = !error && proc_find_unix_listener(sock, ret_inode);
 
 	error_free(error);
-	return listens;
+	return listens || find_monitor_beside(name, ret_inode);
 }
 
 bool vmdir_vmm_listens(const char *name)
@@ -299,6 +337,21 @@ static void remove_files(const char *folder)
 	rmdir(folder); // stays if somebody keeps other things in it
 }
 
+// A QEMU that was killed leaves them.
+static void remove_beside(const char *name)
+{
+	static const char *const ends[] = { VMDIR_BELL_BESIDE, VMDIR_MONITOR_BESIDE };
+	char path[RUNDIR_PATH_MAX];
+
+	for (size_t i = 0; i < sizeof(ends) / sizeof(ends[0]); i++) {
+		struct error *error = path_beside(name, ends[i], path);
+
+		if (!error)
+			unlink(path);
+		error_free(error);
+	}
+}
+
 static void remove_if_dead(const char *name, bool spare_young)
 {
 	char folder[RUNDIR_PATH_MAX], lock[RUNDIR_PATH_MAX];
@@ -310,8 +363,10 @@ static void remove_if_dead(const char *name, bool spare_young)
 	// The broker's lock is held while removing, so no broker settles in meanwhile.
 	if (!error && access(folder, F_OK) == 0 && !(spare_young && is_young(folder)))
 		error = lock_file(lock, &fd, &pid);
-	if (!error && fd >= 0 && !vmdir_vm_is_alive(name, &pid))
+	if (!error && fd >= 0 && !vmdir_vm_is_alive(name, &pid)) {
 		remove_files(folder);
+		remove_beside(name);
+	}
 	error_free(error);
 }
 
@@ -320,9 +375,31 @@ void vmdir_remove(const char *name)
 	remove_if_dead(name, false);
 }
 
-static int is_vm_folder(const struct dirent *entry)
+// Cut a monitor's name to the VM's. -> false: it is none.
+static bool is_beside(char *name)
 {
-	return rundir_name_is_valid(entry->d_name) && (entry->d_type == DT_DIR || entry->d_type == DT_UNKNOWN);
+	size_t len = strlen(name), end = strlen(VMDIR_MONITOR_BESIDE);
+
+	if (len <= end || strcmp(name + len - end, VMDIR_MONITOR_BESIDE) != 0)
+		return false;
+	name[len - end] = 0;
+	return true;
+}
+
+// A VM's folder; or the monitor of one that has no folder yet, which is listed under its VM's name.
+static int is_vm(const struct dirent *entry)
+{
+	char folder[RUNDIR_PATH_MAX], name[256];
+	struct error *error;
+	bool is_new;
+
+	if (entry->d_type != DT_SOCK)
+		return rundir_name_is_valid(entry->d_name) && (entry->d_type == DT_DIR || entry->d_type == DT_UNKNOWN);
+	snprintf(name, sizeof(name), "%s", entry->d_name);
+	error = is_beside(name) ? rundir_path(name, NULL, folder) : error_create(EINVAL, "no VM's");
+	is_new = !error && access(folder, F_OK) < 0;
+	error_free(error);
+	return is_new;
 }
 
 struct error *vmdir_each(void (*fn)(void *arg, const char *name), void *arg)
@@ -334,7 +411,7 @@ struct error *vmdir_each(void (*fn)(void *arg, const char *name), void *arg)
 
 	if (error)
 		return error;
-	count = scandir(base, &entries, is_vm_folder, alphasort);
+	count = scandir(base, &entries, is_vm, alphasort);
 	if (count < 0 && errno == ENOENT)
 		return NULL;
 	if (count < 0)
@@ -342,6 +419,8 @@ struct error *vmdir_each(void (*fn)(void *arg, const char *name), void *arg)
 	for (int i = 0; i < count; i++) {
 		int pid;
 
+		if (entries[i]->d_type == DT_SOCK)
+			is_beside(entries[i]->d_name);
 		if (vmdir_broker_pid(entries[i]->d_name) || vmdir_vm_is_alive(entries[i]->d_name, &pid))
 			fn(arg, entries[i]->d_name);
 		else
