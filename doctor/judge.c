@@ -270,7 +270,7 @@ static void judge_hook(const struct doctor_facts *f, struct doctor_line *l)
 static void judge_broker(const struct doctor_facts *f, struct doctor_line *l)
 {
 	const struct doctor_vm *vm = f->vm;
-	char todo[FACTS_TEXT_MAX];
+	char todo[FACTS_TEXT_MAX], age[FACTS_WORD_MAX];
 
 	snprintf(todo, sizeof(todo), "start one: vmkd serve %s (--stay: for every boot of the VM)", vm->name);
 	if (!vm->is_alive && !vm->broker_pid)
@@ -283,6 +283,8 @@ static void judge_broker(const struct doctor_facts *f, struct doctor_line *l)
 		fail(l, "end that process (it may be stopped or hung) and start another: vmkd serve", "pid %d cannot be asked: %s", vm->broker_pid, vm->broker_error);
 	else if (is(vm->state, "no VMM") || is(vm->state, "no target"))
 		fail(l, vm->remark[0] ? vm->remark : "see `vmkd list`; is this the VM that it waits for?", "pid %d has not reached the VM", vm->broker_pid);
+	else if (vm->calls_before)
+		pass(l, "pid %d serves the VM: %s; it came %s ago, after %llu calls", vm->broker_pid, vm->state, describe_time(vm->broker_s, age), (unsigned long long)vm->calls_before);
 	else
 		pass(l, "pid %d serves the VM: %s", vm->broker_pid, vm->state);
 }

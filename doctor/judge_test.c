@@ -157,6 +157,7 @@ static void vm_and_broker(void **state)
 	CASE("broker", FAILED, "refused", strcpy(vm.state, "no target"); strcpy(vm.remark, "tcp:x: refused"));
 	CASE("broker", UNKNOWN, "no VM", vm.broker_pid = 0; vm.is_alive = false);
 	CASE("broker", PASSED, "running", );
+	CASE("broker", PASSED, "came 3 min ago, after 70 calls", vm.calls_before = 70; vm.broker_s = 200);
 }
 
 static void version_skew(void **state)

@@ -81,8 +81,7 @@ static void guest_sleeps(struct broker *b, const struct link_head *head)
 	const struct walk_regs regs = { .cr0 = head->cr0, .cr3 = head->cr3, .cr4 = head->cr4, .efer = head->efer };
 
 	answers_sleep(&b->answers, &regs, head->flags & LINK_F_NESTED);
-	if (head->vcpu != LINK_VCPU_UNKNOWN)
-		b->nested = head->flags & LINK_F_NESTED ? STATUS_NESTED_YES : STATUS_NESTED_NO;
+	b->nested = status_nested_of(head);
 	// It knows no nested registers; and what it lets debuggers read is in no trace.
 	if (head->flags & LINK_F_NESTED || tap_is_on(b->tap))
 		ram_sock_wakes(b->ram_sock);

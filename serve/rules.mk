@@ -27,6 +27,7 @@ $(call unit_test,print_buffer_test,serve/print_buffer_test.c serve/print_buffer.
 $(call unit_test,tap_test,serve/tap_test.c serve/tap.c trace/pcapng.c trace/record.c util/buf.c util/error.c util/loop.c util/polling.c util/rundir.c,-lcmocka)
 $(call unit_test,pause_test,serve/pause_test.c serve/pause.c util/error.c util/loop.c util/polling.c util/rundir.c,-lcmocka -lcjson)
 $(call unit_test,guest_ram_test,serve/guest_ram_test.c serve/guest_ram.c serve/memory_map.c util/mtree.c util/error.c,-lcmocka)
+$(call unit_test,status_test,serve/status_test.c serve/status.c,-lcmocka -lcjson)
 $(call unit_test,memory_map_test,serve/memory_map_test.c serve/memory_map.c util/mtree.c,-lcmocka)
 
 $(call fuzz_target,session_fuzz,serve/session_fuzz.c $(SESSION_SRC) wire/kdcom.c)

@@ -3,6 +3,13 @@
 
 #include <stdio.h>
 
+enum status_nested status_nested_of(const struct link_head *wait)
+{
+	if (wait->vcpu == LINK_VCPU_UNKNOWN)
+		return STATUS_NESTED_UNKNOWN;
+	return wait->flags & LINK_F_NESTED ? STATUS_NESTED_YES : STATUS_NESTED_NO;
+}
+
 static void add_version(cJSON *json, const char *name, uint32_t version)
 {
 	char text[24];

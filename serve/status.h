@@ -18,6 +18,9 @@
 
 enum status_nested { STATUS_NESTED_UNKNOWN, STATUS_NESTED_NO, STATUS_NESTED_YES };
 
+// What a wait tells of its processor: a link that does not know which one it is does not know this either.
+enum status_nested status_nested_of(const struct link_head *wait);
+
 // Of the link: the versions on both sides, and calls_before.
 void status_add_link(cJSON *json, const struct guest_link *link);
 // A guest that is registered.

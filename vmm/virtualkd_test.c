@@ -250,10 +250,12 @@ static void what_is_no_request_is_left_alone(void **state)
 static void assert_refused(struct fixture *f)
 {
 	uint64_t refused = f->call.stats.refused;
+	f->now_ms++;
 	assert_int_equal(out(f), VIRTUALKD_DONE);
 	assert_int_equal(get_le32(buffer(f)), 2);
 	assert_memory_equal(buffer(f) + 4, "1 ", 2);
 	assert_int_equal(f->call.stats.refused, refused + 1);
+	assert_int_equal(f->call.stats.last_call_ms, f->now_ms); // it counts as a call
 }
 
 static void packets_that_cannot_be_fail(void **state)
