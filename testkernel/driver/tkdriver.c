@@ -59,11 +59,11 @@ static uint32_t read_force(const struct nt_unicode_string *registry_path)
 // Waits at DISPATCH_LEVEL until every CPU is here.
 static void HAL_STDCALL on_dpc(struct nt_dpc *dpc, void *context, void *arg1, void *arg2)
 {
-    (void)dpc, (void)arg1, (void)arg2;
+    (void)arg1, (void)arg2;
     __atomic_add_fetch(&arrived, 1, __ATOMIC_SEQ_CST);
     while (__atomic_load_n(&arrived, __ATOMIC_ACQUIRE) < (uint32_t)(uintptr_t)context)
         __asm__ volatile("pause");
-    if (force & CALL_FROM_DPC)
+    if (force & CALL_FROM_DPC && dpc == &dpcs[0])
         (void)ZwClose(NULL);
     for (uint32_t i = 0; force & LEAVE_DPC && i < LONG_DPC; i++)
         __asm__ volatile("pause");

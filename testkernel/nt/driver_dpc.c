@@ -29,6 +29,11 @@ static void queue_unlock(struct queue *q)
     __atomic_store_n(&q->lock, 0, __ATOMIC_RELEASE);
 }
 
+static bool is_busy(const struct queue *q)
+{
+    return __atomic_load_n(&q->first, __ATOMIC_ACQUIRE) != NULL || __atomic_load_n(&q->running, __ATOMIC_ACQUIRE) != NULL;
+}
+
 // The routine may free or queue its DPC again, so what is needed of it is copied first.
 static struct nt_dpc *queue_take(struct queue *q, struct nt_dpc *ret)
 {
@@ -62,13 +67,27 @@ static void run_queue(unsigned cpu)
     }
 }
 
+// As if this CPU had been busy with interrupts off when the DPC was queued.
+static void be_late(void)
+{
+    static bool was_late;
+    uint64_t cycles = was_late ? 0 : hal_option_number("latedpc", 0) * 1000000, start = hal_tsc();
+
+    was_late = true;
+    while (hal_tsc() - start < cycles)
+        hal_pause();
+}
+
 void driver_dpc_interrupt(const struct hal_frame *frame)
 {
     unsigned cpu = hal_cpu_index();
     bool can_interrupt = frame->vector == HAL_TRAP_FREEZE && (frame->flags & EFLAGS_IF) != 0;
 
-    if (can_interrupt && nt_cpu_pcr(cpu)->Irql < NT_DISPATCH_LEVEL)
-        run_queue(cpu);
+    if (!can_interrupt || nt_cpu_pcr(cpu)->Irql >= NT_DISPATCH_LEVEL)
+        return;
+    if (cpu == 1 && is_busy(&queues[cpu]))
+        be_late();
+    run_queue(cpu);
 }
 
 void HAL_STDCALL KeInitializeDpc(struct nt_dpc *dpc, nt_dpc_routine *routine, void *context)
@@ -139,11 +158,6 @@ uint8_t HAL_STDCALL KeInsertQueueDpc(struct nt_dpc *dpc, void *arg1, void *arg2)
         run_queue(self);
     hal_interrupts_restore(were_on);
     return is_new;
-}
-
-static bool is_busy(const struct queue *q)
-{
-    return __atomic_load_n(&q->first, __ATOMIC_ACQUIRE) != NULL || __atomic_load_n(&q->running, __ATOMIC_ACQUIRE) != NULL;
 }
 
 void HAL_STDCALL KeFlushQueuedDpcs(void)

@@ -119,6 +119,13 @@ void driver_read_entries(unsigned spins, uintptr_t ret[2])
     ret[0] = send;
 }
 
+void driver_write_send_entry(uintptr_t value)
+{
+    size_t done;
+
+    (void)hal_copy_to((hal_va_t)&send_entry, &value, sizeof(value), &done); // the kernel's image is mapped
+}
+
 bool driver_is_transport_redirected(void)
 {
     const struct hal_image *transport = &hal_boot->images[1];
@@ -154,7 +161,7 @@ static void prepare_images(void)
         driver_image_hide_import_table(&images[0]);
     if (hal_option("bypass", 0, name, sizeof(name)) == 0)
         kd_bypass_imports();
-    if (hal_option("unexport", 0, name, sizeof(name)) == 0)
+    for (unsigned i = 0; hal_option("unexport", i, name, sizeof(name)) == 0; i++)
         (void)driver_image_hide_export(&images[1], name); // likewise
 }
 

@@ -10,10 +10,11 @@
 //   fail=WHAT[:N]      WHAT is pool, contiguous, map, query, log or key: every call fails, or the N-th alone; repeatable
 //   unlist=WHAT        kernel or transport is missing in the module list
 //   listgrows=N        the module list is one entry longer at each of the first N questions
-//   unexport=NAME      the transport loses that export before the driver starts
+//   unexport=NAME      the transport loses that export before the driver starts; repeatable
 //   lacks=NAME         the kernel loses that export before the driver starts, as old kernels lack some; repeatable
 //   groups=N           groups of processors that the kernel says it has (default 1)
 //   noimports          the kernel's PE header has no import address table directory
+//   latedpc=N          the second CPU has its interrupts off for N million cycles when the first DPC comes to it
 //   bypass             the kernel does not call its transport through the import address table
 //
 // Rules: passive context of CPU 0, interrupts on.
@@ -31,6 +32,8 @@ bool driver_check_leaks(const char *when);
 
 // The two entries of the kernel's import address table, KdSendPacket's and KdReceivePacket's, one after the other, spins apart in between.
 void driver_read_entries(unsigned spins, uintptr_t ret[2]);
+// Makes KdSendPacket's lead elsewhere, in one store past the rights of its page.
+void driver_write_send_entry(uintptr_t value);
 // Whether they lead elsewhere than to the exports of the transport that the kernel was booted with.
 bool driver_is_transport_redirected(void);
 

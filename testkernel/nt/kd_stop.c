@@ -11,8 +11,8 @@ uint8_t KdpMessageBuffer[KD_MESSAGE_SIZE];
 static struct kd_state_change change;
 
 // Set by kd_bypass_imports; NULL: through the import address table, as kernels do.
-static void(HAL_STDCALL *send_directly)(uint32_t, struct kd_string *, struct kd_string *, struct kd_context *);
-static uint32_t(HAL_STDCALL *receive_directly)(uint32_t, struct kd_string *, struct kd_string *, uint32_t *, struct kd_context *);
+static void(HAL_STDCALL *volatile send_directly)(uint32_t, struct kd_string *, struct kd_string *, struct kd_context *);
+static uint32_t(HAL_STDCALL *volatile receive_directly)(uint32_t, struct kd_string *, struct kd_string *, uint32_t *, struct kd_context *);
 
 void kd_bypass_imports(void)
 {

@@ -16,7 +16,9 @@ struct tk_driver {
     uint64_t status; // of the last start or stop, 32 bits
     uint64_t done;   // starts and stops
     uint64_t looks;  // of the other CPUs at the import table (driverlook)
+    uint64_t chain;  // enum chain; the debugger writes CHAIN_WANTED and CHAIN_UNWANTED
 };
+enum chain { CHAIN_NONE, CHAIN_WANTED, CHAIN_IS_THERE, CHAIN_UNWANTED };
 extern volatile struct tk_driver TkDriver;
 volatile struct tk_driver TkDriver;
 
@@ -29,6 +31,31 @@ static bool judge_start(ntstatus_t status)
         scenario_fail("driver: start gave another status than expected");
     }
     return (uint32_t)status == expected;
+}
+
+// ---- somebody else who redirects the transport, after the driver ------------------------------------------------------
+
+static uintptr_t chained_to; // what KdSendPacket's entry held
+
+static void HAL_STDCALL send_on(uint32_t type, struct kd_string *header, struct kd_string *data, struct kd_context *context)
+{
+    ((void(HAL_STDCALL *)(uint32_t, struct kd_string *, struct kd_string *, struct kd_context *))chained_to)(type, header, data, context);
+}
+
+static void chain_make(void)
+{
+    uintptr_t entries[2];
+
+    driver_read_entries(0, entries);
+    chained_to = entries[0];
+    driver_write_send_entry((uintptr_t)send_on);
+    TkDriver.chain = CHAIN_IS_THERE;
+}
+
+static void chain_break(void)
+{
+    driver_write_send_entry(chained_to);
+    TkDriver.chain = CHAIN_NONE;
 }
 
 // ---- the other CPUs ------------------------------------------------------------------------------------------------
@@ -54,6 +81,8 @@ static void look(void)
         if (!look_once())
             is_split = true;
         TkDriver.looks++; // not exact with several CPUs
+        if (TkDriver.chain == CHAIN_UNWANTED && hal_cpu_index() == 1) // the first CPU is in driver_stop
+            chain_break();
         if (wants_prints && i % 256 == 0)
             DbgPrint("TK: CPU %u has looked %llu times\n", hal_cpu_index(), (unsigned long long)i);
         if (i % 4 == 0)
@@ -168,6 +197,8 @@ static void run_drivermailbox(uint64_t arg)
         for (unsigned i = 0; i < LINE_TICKS; i++) {
             if (TkDriver.wanted != 0)
                 serve_request(TkDriver.wanted);
+            if (TkDriver.chain == CHAIN_WANTED)
+                chain_make();
             scenario_wait_ticks(1);
         }
     }
