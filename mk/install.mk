@@ -47,9 +47,9 @@ INSTALL_HOST = \
 	644:trace/wireshark/vmkd.lua:$(pkgdatadir)/wireshark/vmkd.lua \
 	$(foreach page,$(MAN),644:$(page):$(mandir)/man$(subst .,,$(suffix $(page)))/$(notdir $(page))) \
 	$(foreach page,README.md $(wildcard docs/*.md docs/*.svg docs/manual/*.md),644:$(page):$(docdir)/$(page))
-INSTALL_GUEST = $(foreach file,$(GUEST_FILES),644:$(O)/$(file):$(pkgdatadir)/$(file))
-# Named as in the build folder, which is how vmkd asks for them.
-GUEST_FILES = guest/x64/kdvmkd.dll guest/x86/kdvmkd.dll
+# The signed files, under the names by which vmkd asks for them.
+INSTALL_GUEST = 644:$(O)/vmkd-guest.iso:$(pkgdatadir)/vmkd-guest.iso \
+	$(foreach file,$(MEDIUM_BINARIES) $(MEDIUM)/vmkd-test.cer,644:$(file):$(file:$(MEDIUM)/%=$(pkgdatadir)/guest/%))
 
 install_source = $(word 2,$(subst :, ,$(1)))
 install_target = $(word 3,$(subst :, ,$(1)))
