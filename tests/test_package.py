@@ -310,6 +310,7 @@ def gdb_beside_vmkd(tmp):
 
     with vm.Vm("gdb", "--link", "debugcon", "--scenario", "counter", "--", "-gdb", f"unix:{stub},server=on,wait=off") as machine:
         # Running, then stopped in vmkd's debugger: gdb sees the transport's wait, vmkd the kernel's registers.
+        machine.kd("vertarget; q")  # it has booted
         expect(re.search(r"^rip +0xffff", gdb(), re.M), "gdb sees no kernel while it runs")
         status, text = machine.kd("r rip; qs")
         at = re.search(r"rip=([0-9a-f]{16})", text)
