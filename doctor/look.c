@@ -202,6 +202,12 @@ static void take_remarks(struct doctor_vm *vm, const cJSON *remarks)
 	}
 }
 
+// It has the VM at the other end of its link, this moment.
+static bool is_connected(const char *state)
+{
+	return state[0] && strcmp(state, "no VMM") != 0 && strcmp(state, "no target") != 0 && strncmp(state, "no client", 9) != 0;
+}
+
 static bool is_wait(const char *state)
 {
 	return strcmp(state, "broken in") == 0 || strcmp(state, "waiting for a debugger") == 0;
@@ -226,6 +232,8 @@ void look_take_status(struct doctor_vm *vm, const cJSON *status)
 	COPY(status, "gone", vm->gone);
 	vm->is_registered = vm->dialect[0];
 	vm->is_waiting = is_wait(vm->state);
+	if (is_connected(vm->state)) // whatever /proc says: the VM may be in another namespace
+		vm->is_alive = vm->is_vmm_listening = true;
 	COPY(ram, "mode", vm->ram_mode);
 	COPY(ram, "way", vm->ram_way);
 	vm->is_nested = fact_of(ram, "nested");
@@ -242,5 +250,5 @@ void look_take_stats(struct doctor_vm *vm, const cJSON *stats)
 	if (bells > vm->calls)
 		vm->calls = bells;
 	vm->call_ms = number_of(stats, "ms_since_call");
-	vm->has_calls = cJSON_IsNumber(member(stats, "port_calls")) && strcmp(vm->state, "no VMM") != 0;
+	vm->has_calls = cJSON_IsNumber(member(stats, "port_calls")) && is_connected(vm->state); // else they are of some time ago
 }

@@ -165,8 +165,12 @@ static void a_brokers_words(void **state)
 	assert_int_equal(vm.calls, 9);
 	assert_int_equal(vm.call_ms, 1500);
 	assert_int_equal(vm.broker_s, 60);
+	assert_true(vm.is_alive && vm.is_vmm_listening);
+	// What it knows of a VM that it does not reach, or has let go of, is old.
 	vm = after("{\"state\":\"no VMM\"}", "{\"port_calls\":5}");
-	assert_false(vm.has_calls); // of a VM that it does not reach
+	assert_false(vm.has_calls || vm.is_alive);
+	vm = after("{\"state\":\"no client (--absent)\"}", "{\"port_calls\":5}");
+	assert_false(vm.has_calls || vm.is_alive);
 }
 
 static void versions(void **state)

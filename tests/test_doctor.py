@@ -243,6 +243,19 @@ def ram():
             doctor(vm).says("ram", state, word)
 
 
+@test("a broker that lets go while nobody debugs (--absent)")
+def absent():
+    with HOOK.vm("absent", "--scenario", "counter", "--run", "--absent") as vm:
+        vm.kd_socket()
+        report = doctor(vm)
+        expect(report.situation == "unknown", report.situation)
+        report.says("broker", "passed", "--absent")
+        report.says("calls", "unknown")
+        with client_of(vm) as kd:
+            attach(kd)
+            doctor(vm).says("calls", "passed", "waits")
+
+
 @test("a broker that is stopped")
 def stopped_broker():
     with HOOK.vm("hung", "--scenario", "counter", "--run", "--no-serve") as vm:
