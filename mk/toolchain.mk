@@ -30,7 +30,8 @@ CFLAGS_FUZZ := -std=c17 -D_GNU_SOURCE -O1 -g -pthread $(WARN) -I. -Iinclude -fsa
 # Guest code runs at HIGH_LEVEL with the interrupted thread's FPU and SSE state live: integer registers only.
 CFLAGS_PE := -std=c17 -O2 -g0 -ffreestanding -fno-builtin -fno-stack-protector -fno-asynchronous-unwind-tables \
              -fno-ident -fno-jump-tables -mgeneral-regs-only -mno-red-zone $(WARN) -I. -Iinclude
-CFLAGS_PE_x64 := $(CFLAGS_PE)
+# Unwind tables: a debugger that stops in this code walks its stack by them; on i386 there is no such thing.
+CFLAGS_PE_x64 := $(CFLAGS_PE) -fasynchronous-unwind-tables
 CFLAGS_PE_x86 := $(CFLAGS_PE) -march=i586
 
 ALL :=
