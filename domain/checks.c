@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#define SELINUX_HOOK ", and virtd_t give it its environment (allow virtd_t svirt_t:process noatsecure;), else LD_PRELOAD is dropped"
 #define LOCAL_RULES "/etc/apparmor.d/local/abstractions/libvirt-qemu"
 
 struct judge {
@@ -32,7 +33,8 @@ static void judge_user(const struct judge *j)
 	if (f->is_user_known)
 		say(j, CHECK_PASSED, "QEMU runs as %s", f->user);
 	else
-		say(j, CHECK_UNKNOWN, "whom QEMU runs as: libvirt's capabilities name no user for it (<secmodel> dac), or the domain's <seclabel> one that is not there");
+		say(j, CHECK_UNKNOWN, "whom QEMU runs as: libvirt's capabilities name no user for it (<secmodel> dac), or the domain's <seclabel> names one "
+				      "that is not there");
 }
 
 static void judge_library(const struct judge *j)
@@ -42,8 +44,8 @@ static void judge_library(const struct judge *j)
 	if (f->is_library_readable == ANSWER_YES)
 		say(j, CHECK_PASSED, "%s may read %s", f->user, f->library);
 	else if (f->is_library_readable == ANSWER_NO)
-		say(j, CHECK_FAILED, "%s may not read %s, %s does not let it: install vmkd (make install), or chmod o+rX %s", f->user, f->library, f->blocked_at,
-		    f->blocked_at);
+		say(j, CHECK_FAILED, "%s may not read %s, %s does not let it: install vmkd (make install), or chmod o+rX %s", f->user, f->library,
+		    f->blocked_at, f->blocked_at);
 	else
 		say(j, CHECK_UNKNOWN, "whether QEMU's user may read %s: look at %s", f->library, f->blocked_at);
 	if (f->open_at[0])
@@ -71,9 +73,10 @@ static void judge_missing_folder(const struct judge *j)
 	const struct host_facts *f = j->f;
 
 	if (!f->is_session)
-		say(j, CHECK_FAILED, "%s is missing%s: groupadd vmkd; install -d -o root -g vmkd -m 2770 %s; usermod -aG vmkd %s; usermod -aG vmkd YOU; and for the next "
-				     "boot: echo 'd %s 2770 root vmkd' > /etc/tmpfiles.d/vmkd.conf",
-		    f->runtime_dir, f->link == DOMAIN_LINK_DEBUGCON ? ", and QEMU does not start without it" : "", f->runtime_dir, f->user, f->runtime_dir);
+		say(j, CHECK_FAILED, "%s is missing%s: groupadd vmkd; install -d -o root -g vmkd -m 2770 %s; usermod -aG vmkd %s; usermod -aG vmkd YOU; and for "
+				     "the next boot: echo 'd %s 2770 root vmkd' > /etc/tmpfiles.d/vmkd.conf",
+		    f->runtime_dir, f->link == DOMAIN_LINK_DEBUGCON ? ", and QEMU does not start without it" : "", f->runtime_dir,
+		    f->is_user_known ? f->user : "QEMU's user", f->runtime_dir);
 	else if (f->link == DOMAIN_LINK_DEBUGCON)
 		say(j, CHECK_FAILED, "%s is missing, and QEMU does not start without it: install -d -m 700 %s; and for the next login: a line 'd %s 0700' in "
 				     "~/.config/user-tmpfiles.d/vmkd.conf",
@@ -87,11 +90,13 @@ static void judge_group_folder(const struct judge *j)
 	const struct host_facts *f = j->f;
 
 	if (f->owner != 0 && (!f->is_user_known || f->owner != f->uid))
-		say(j, CHECK_FAILED, "%s is a group's folder that belongs to user %u; expected root: chown root %s", f->runtime_dir, (unsigned)f->owner, f->runtime_dir);
+		say(j, CHECK_FAILED, "%s is a group's folder that belongs to user %u; expected root: chown root %s", f->runtime_dir, (unsigned)f->owner,
+		    f->runtime_dir);
 	else if (f->is_user_in_group)
 		say(j, CHECK_PASSED, "%s is for the group %s, and %s is in it", f->runtime_dir, f->group_name, f->user);
 	else if (f->is_user_known)
-		say(j, CHECK_FAILED, "%s is for the group %s, and %s is not in it: usermod -aG %s %s", f->runtime_dir, f->group_name, f->user, f->group_name, f->user);
+		say(j, CHECK_FAILED, "%s is for the group %s, and %s is not in it: usermod -aG %s %s", f->runtime_dir, f->group_name, f->user,
+		    f->group_name, f->user);
 	else
 		say(j, CHECK_UNKNOWN, "whether QEMU's user is in the group %s, for which %s is", f->group_name, f->runtime_dir);
 }
@@ -166,8 +171,8 @@ static void judge_apparmor(const struct judge *j)
 	else if (f->has_rules == ANSWER_YES)
 		say(j, CHECK_PASSED, "AppArmor's " LOCAL_RULES " lets the link through");
 	else
-		say(j, f->has_rules == ANSWER_NO ? CHECK_FAILED : CHECK_UNKNOWN, "AppArmor: " LOCAL_RULES " must have the lines %s; a VM's profile is made from it when "
-										 "the VM starts", rules);
+		say(j, f->has_rules == ANSWER_NO ? CHECK_FAILED : CHECK_UNKNOWN,
+		    "AppArmor: " LOCAL_RULES " must have the lines %s; a VM's profile is made from it when the VM starts", rules);
 }
 
 static void judge_selinux(const struct judge *j)
@@ -181,10 +186,10 @@ static void judge_selinux(const struct judge *j)
 	else if (f->is_selinux_enforcing == ANSWER_NO)
 		say(j, CHECK_PASSED, "SELinux is permissive");
 	else
-		say(j, CHECK_UNKNOWN, "SELinux: the policy must let QEMU's type use %s (semanage fcontext -a -t qemu_var_run_t '%s(/.*)?'; restorecon -R %s)%s; or take the "
-				      "domain out of it: <seclabel type='none' model='selinux'/>",
-		    f->runtime_dir, f->runtime_dir, f->runtime_dir,
-		    f->link == DOMAIN_LINK_HOOK ? ", and virtd_t give it its environment (allow virtd_t svirt_t:process noatsecure;), else LD_PRELOAD is dropped" : "");
+		say(j, CHECK_UNKNOWN,
+		    "SELinux: the policy must let QEMU's type use %s (semanage fcontext -a -t qemu_var_run_t '%s(/.*)?'; restorecon -R %s)%s; or take "
+		    "the domain out of it: <seclabel type='none' model='selinux'/>",
+		    f->runtime_dir, f->runtime_dir, f->runtime_dir, f->link == DOMAIN_LINK_HOOK ? SELINUX_HOOK : "");
 }
 
 void checks_judge(const struct host_facts *f, check_tell_fn *tell, void *arg)

@@ -10,6 +10,7 @@ libvirt's, so that no domain, no file and no process of this machine's libvirt i
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -28,6 +29,7 @@ DEBUGGER, STRANGER = 61001, 61003  # users that exist nowhere else
 GROUP = 61010
 GROUPS, USERS = Path("/etc/group"), Path("/etc/passwd")
 QEMU_USER = "libvirt-qemu"
+ENVIRONMENT = {"VMKD_RUNTIME_DIR": str(RUNTIME)}
 LIBRARY_ENV = b"LD_PRELOAD="
 
 
@@ -391,7 +393,7 @@ def hook():
         d.serve(user=DEBUGGER)
         d.reads_memory(DEBUGGER)
         d.reads_memory()
-        refused(run(VMKD, "list", user=STRANGER, env={"VMKD_RUNTIME_DIR": str(RUNTIME)}), 1, "join the group")
+        refused(run(VMKD, "list", user=STRANGER, env=ENVIRONMENT), 1, "join the group")
         d.disable()
         expect(d.definition() == d.before, f"the definition after disable is not that of before:\n{d.before}\n{d.definition()}")
         expect(runs_like(d, "hook"), d.vmkd("status")[1])
@@ -407,7 +409,7 @@ def debugcon():
         d.enable()
         d.start()
         expect(not env_of(d, LIBRARY_ENV), "something was preloaded")
-        status, text = run(VMKD, "list", "--json", env={"VMKD_RUNTIME_DIR": str(RUNTIME)})
+        status, text = run(VMKD, "list", "--json", env=ENVIRONMENT)
         expect(status == 0 and '"tk"' in text, f"list before a broker: {text}")
         d.serve()
         d.reads_memory(DEBUGGER)
@@ -506,6 +508,35 @@ def changed():
         after = d.definition()
         expect("mine" in after and "debug-threads=off" in after and not re.search(r"isa-debugcon|vmkd[:-]|memfd", after), f"after disable: {after}")
         expect(re.search(r"<vcpu[^>]*>1<", after), f"after disable: {after}")
+
+
+@test("debugcon without shared RAM: the broker says what is missing")
+def no_shared_ram():
+    with Domain("qemu") as d:
+        d.enable()
+        d.define(re.sub(r"<memoryBacking>.*?</memoryBacking>", "", d.definition(), flags=re.S))
+        d.start()
+        d.serve()
+        listed = wait_for("the remark", lambda: re.search("not one memory backend that is shared", run(VMKD, "list", env=ENVIRONMENT)[1]))
+        expect(listed, "list")
+        status, text = d.vmkd("disable")
+        expect(status == 0 and "2 of the things" in text, f"disable: {status}: {text}")
+        expect(d.definition() == d.before, "the definition after disable is not that of before")
+
+
+@test("a QEMU that is killed leaves nothing, and the next one starts")
+def killed():
+    with Domain("qemu") as d:
+        d.enable()
+        d.start()
+        broker = d.serve()
+        os.kill(d.pid(), signal.SIGKILL)
+        expect(broker.wait(GUARD_S) == 0, f"the broker: {d.log.read_text()}")
+        expect(not list(RUNTIME.iterdir()), f"left: {list(RUNTIME.iterdir())}")
+        wait_for("libvirt's view", lambda: d.ask("domstate", d.name).strip() == "shut off")
+        d.start()
+        d.serve()
+        d.reads_memory()
 
 
 @test("enabled while it runs: from the next start, and said so")
