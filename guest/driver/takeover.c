@@ -218,7 +218,7 @@ static void redirect(void *arg)
 static void put_back(void *arg)
 {
 	struct takeover *t = arg;
-	t->is_exchanged = stands(t, t->system->function);
+	t->is_exchanged = !(t->waits_for_stop && t->owes_stop) && stands(t, t->system->function);
 	if (!t->is_exchanged)
 		return;
 	write_entries(t, t->found.function);
@@ -228,8 +228,17 @@ static void put_back(void *arg)
 
 static void give_back(struct takeover *t)
 {
-	for (uint32_t i = 1; !t->system->hold(t->ctx, put_back, t) || !t->is_exchanged; i++) {
-		if (i == TAKEOVER_WAIT_TOLD)
+	uint32_t stop_turns = 0, vain_turns = 0;
+	for (;;) {
+		t->waits_for_stop = stop_turns < TAKEOVER_STOP_TURNS;
+		if (t->system->hold(t->ctx, put_back, t) && t->is_exchanged)
+			return;
+		if (t->waits_for_stop && t->owes_stop) {
+			stop_turns++;
+			t->system->sleep(t->ctx, TAKEOVER_STOP_MS);
+			continue;
+		}
+		if (++vain_turns == TAKEOVER_WAIT_TOLD)
 			t->system->log(t->ctx, EVENT_WAITING, STATUS_SUCCESS);
 		t->system->sleep(t->ctx, TAKEOVER_WAIT_MS);
 	}
@@ -372,11 +381,16 @@ void takeover_set_presence(struct takeover *t, bool is_present)
 
 void takeover_send(struct takeover *t, uint32_t type, const struct nt_string *hdr, const struct nt_string *data)
 {
+	if (type == KD_PACKET_STATE_CHANGE || type == KD_PACKET_STATE_CHANGE32)
+		t->owes_stop = false;
 	packets_send(bind(t), type, hdr, data);
 }
 
 uint32_t takeover_receive(struct takeover *t, uint32_t type, struct nt_string *hdr, struct nt_string *data, uint32_t *data_len)
 {
 	t->receives++;
-	return packets_receive(bind(t), type, hdr, data, data_len);
+	uint32_t code = packets_receive(bind(t), type, hdr, data, data_len);
+	if (type == KD_POLL_BREAKIN && code == RECEIVE_OK)
+		t->owes_stop = true;
+	return code;
 }

@@ -29,6 +29,8 @@ enum event {
 #define TAKEOVER_PROOF_TURNS 200u    // of 10 ms: a clock that ticks is one that polls
 #define TAKEOVER_PROOF_MS 10u
 #define TAKEOVER_WAIT_MS 200u        // between attempts to give back
+#define TAKEOVER_STOP_TURNS 100u     // of 10 ms: for the stop of a break-in that the kernel has been told of; it may have dropped it
+#define TAKEOVER_STOP_MS 10u
 #define TAKEOVER_WAIT_TOLD 5u        // attempts in vain, then the event log says why
 #define TAKEOVER_LIST_TURNS 4u       // modules may be loaded while their list is asked for
 #define TAKEOVER_LIST_MAX (4u << 20) // bytes; 14000 modules
@@ -83,6 +85,9 @@ struct takeover {
 	bool is_exchanged; // outcome of the last deed
 	bool is_present;   // what the transport last said
 	volatile uint32_t receives; // calls by the kernel
+	// The kernel was told of a break-in and has not reported its stop: that stop is for this transport, nobody waits for it at the old one.
+	volatile bool owes_stop;
+	bool waits_for_stop; // and giving back waits for it
 };
 
 // *t zeroed before; everything is borrowed until takeover_stop.

@@ -30,6 +30,7 @@ static struct nt {
 	bool is_deaf;            // the kernel does not call through its table
 	uint32_t list_growth;    // modules that are loaded between two questions
 	int32_t list_status;
+	uint32_t stop_sleeps;    // after so many, the kernel reports a stop
 	uint32_t foreign_sleeps; // after so many, somebody who redirected after us puts back
 
 	// Books
@@ -149,12 +150,23 @@ static bool hold(void *ctx, void (*deed)(void *arg), void *arg)
 	return true;
 }
 
+// Through the table, wherever that leads now.
+static void send_stop(void)
+{
+	uint8_t body[KD_STATE_CHANGE_SIZE] = { KD_STATE_EXCEPTION & 0xFF, KD_STATE_EXCEPTION >> 8 };
+	struct nt_string hdr = { .Length = sizeof(body), .Buffer = (void *)body };
+	if (*entry(FINDER_SEND) == &our_functions[FINDER_SEND])
+		takeover_send(&nt.takeover, KD_PACKET_STATE_CHANGE, &hdr, NULL);
+}
+
 // Time passes: the clock ticks and the kernel polls, through its table.
 static void sleep_ms(void *ctx, uint32_t ms)
 {
 	(void)ctx; // as above
 	nt.sleeps++;
 	nt.host.interrupt_time += ms * 10000ull;
+	if (nt.stop_sleeps && --nt.stop_sleeps == 0)
+		send_stop();
 	if (nt.foreign_sleeps && --nt.foreign_sleeps == 0)
 		*entry(FINDER_SEND) = &our_functions[FINDER_SEND];
 	if (!nt.is_deaf && *entry(FINDER_RECEIVE) == &our_functions[FINDER_RECEIVE])
@@ -599,6 +611,27 @@ static void stopping_waits_for_who_came_after(void **state)
 	assert_untouched();
 }
 
+static void a_stop_that_was_asked_for_is_reported_first(void **state)
+{
+	(void)state; // none
+	for (uint32_t sleeps = 0; sleeps <= 3; sleeps += 3) { // 0: the kernel has dropped the break-in
+		build();
+		assert_int_equal(takeover_start(&nt.takeover), STATUS_SUCCESS);
+		nt.host.is_breakin = true;
+		nt.host.interrupt_time += SECOND_100NS;
+		assert_int_equal(takeover_receive(&nt.takeover, KD_POLL_BREAKIN, NULL, NULL, NULL), RECEIVE_OK);
+		nt.host.is_breakin = false;
+		uint32_t before = nt.host.got_count;
+		nt.sleeps = 0;
+		nt.stop_sleeps = sleeps;
+		takeover_stop(&nt.takeover);
+		assert_int_equal(nt.sleeps, sleeps ? sleeps : TAKEOVER_STOP_TURNS);
+		assert_int_equal(nt.host.got_count - before, sleeps ? 1 : 0);
+		assert_int_equal(nt.event_count, 2); // started, stopped
+		assert_untouched();
+	}
+}
+
 static void a_thousand_times(void **state)
 {
 	(void)state; // none
@@ -668,6 +701,7 @@ int main(void)
 		cmocka_unit_test(presence_is_not_told_too_early),
 		cmocka_unit_test(forced_and_without_a_guard),
 		cmocka_unit_test(stopping_waits_for_who_came_after),
+		cmocka_unit_test(a_stop_that_was_asked_for_is_reported_first),
 		cmocka_unit_test(a_thousand_times),
 		cmocka_unit_test(over_debugcon),
 		cmocka_unit_test(texts_fit_everywhere),
