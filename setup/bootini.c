@@ -9,6 +9,7 @@
 
 #define NAME "vmkd debugging"
 #define OPTIONS " /DEBUG /DEBUGPORT=vmkd" // before the line's own: the first /DEBUGPORT counts
+#define ENTRIES "[operating systems]"
 #define ENTRY_MAX 10u // as many does the menu show
 
 struct span {
@@ -87,7 +88,7 @@ static struct error *find_default(const struct bytes *text, struct menu *ret)
 
 	for (size_t at = 0, start = 0; next_line(text, &at, &line); start = at) {
 		line = trim(line);
-		bool is_entry = is_text(section, "[operating systems]");
+		bool is_entry = is_text(section, ENTRIES);
 		if (line.len && line.text[0] == '[')
 			section = line;
 		else if (is_entry && is_ours(line))
@@ -148,13 +149,17 @@ struct error *bootini_add(const struct bytes *text, bool make_default, struct by
 struct error *bootini_remove(const struct bytes *text, struct bytes *ret)
 {
 	struct bytes new = { .data = malloc(text->len + 1) };
-	struct span line;
+	struct span line, section = { 0 };
 
 	if (!new.data)
 		return no_memory();
-	for (size_t at = 0, start = 0; next_line(text, &at, &line); start = at)
-		if (!is_ours(line))
+	for (size_t at = 0, start = 0; next_line(text, &at, &line); start = at) {
+		line = trim(line);
+		if (line.len && line.text[0] == '[')
+			section = line;
+		if (!is_text(section, ENTRIES) || !is_ours(line))
 			append(&new, text->data + start, at - start);
+	}
 	*ret = new;
 	return NULL;
 }

@@ -2,7 +2,8 @@
 // A disk image as files: the whole disk, and each partition, whatever format the image has.
 //
 // QEMU's own code reads and writes the image (qemu-storage-daemon, exported through FUSE; qemu-nbd where there is no FUSE), and takes QEMU's locks: an
-// image that a VM uses is refused. Two programs in a row, since QEMU lets only one node write to a disk: one exports the disk, one cuts it.
+// image that a VM uses is refused. Two programs in a row, since QEMU lets only one node write to a disk: one exports the disk, the next cuts it (with
+// qemu-nbd, one for each partition).
 #ifndef SETUP_IMAGE_H
 #define SETUP_IMAGE_H
 
@@ -28,10 +29,10 @@ ERROR_MUST_CHECK struct error *image_open(struct sandbox *s, const char *path, b
 // The path of the whole disk as a file or device; valid until image_close.
 const char *image_disk(const struct image *image);
 
-// Make each of the disk's partitions a file or device of its own. Once.
-ERROR_MUST_CHECK struct error *image_cut(struct image *image, const struct disk *disk);
+// Make those partitions of the disk files or devices of their own that is_wanted[index] says. Once.
+ERROR_MUST_CHECK struct error *image_cut(struct image *image, const struct disk *disk, const bool is_wanted[static DISK_PARTITION_MAX]);
 
-// The path of partition `index` of that disk, after image_cut; valid until image_close.
+// The path of a wanted partition, after image_cut; valid until image_close.
 const char *image_partition(const struct image *image, unsigned index);
 
 // Write everything out and let go; NULL is fine. -> EIO: not everything may have reached the image.

@@ -46,14 +46,17 @@ static struct error *read_volumes(struct job *job)
 static struct error *open_disk(struct job *job)
 {
 	const char *path = job->options->image;
+	bool is_wanted[DISK_PARTITION_MAX];
 	struct error *error = image_open(job->sandbox, path, job->options->is_dry_run, &job->image);
 
 	if (!error)
 		error = read_volumes(job);
 	if (!error && job->disk.partition_count == 0)
 		error = error_create(ENOENT, "its partition table is empty");
+	for (unsigned i = 0; i < DISK_PARTITION_MAX; i++)
+		is_wanted[i] = job->volumes[i].kind == VOLUME_NTFS || job->volumes[i].kind == VOLUME_FAT;
 	if (!error)
-		error = image_cut(job->image, &job->disk);
+		error = image_cut(job->image, &job->disk, is_wanted);
 	return error_prefix(error, "%s", path);
 }
 

@@ -15,7 +15,7 @@
 
 #include "util/cleanup.h"
 
-#define PROGRAM_MAX 16u
+#define PROGRAM_MAX 32u
 #define END_MS 60000 // a volume's last writes on a busy disk
 #define STEP_US 10000u
 

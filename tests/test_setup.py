@@ -543,6 +543,70 @@ def _(folder):
     equal(found.splitlines(True), old[:-1] + [line] + old[-1:], "boot.ini with --default")
 
 
+# qemu-nbd as far as we use it, with loop devices; in a mount namespace where there are such devices and no qemu-storage-daemon.
+FAKE_NBD = """#!/bin/bash
+while [ $# -gt 0 ]; do
+	case $1 in
+	--verbose) ;;
+	--read-only) options=-r ;;
+	--image-opts) description=$2; shift ;;
+	-c) device=$2; shift ;;
+	*) exit 3 ;;
+	esac
+	shift
+done
+IFS=, read -ra words <<<"$description"
+for word in "${words[@]}"; do
+	case $word in
+	offset=*) options+=" -o ${word#*=}" ;;
+	size=*) options+=" --sizelimit ${word#*=}" ;;
+	file.filename=*) file=${word#*=} ;;
+	esac
+done
+loop=$(losetup $options --find --show "$file") || exit 1
+trap 'umount "$device"; rm -f /sys/block/${device#/dev/}/pid; losetup -d "$loop"; exit 0' TERM
+mount --bind "$loop" "$device" || exit 1
+echo $$ > /sys/block/${device#/dev/}/pid
+echo "$description" >> "$FAKE_NBD_LOG"
+while :; do sleep 0.1; done
+"""
+WITH_NBD = """set -e
+mount -t tmpfs none /sys/block
+mkdir /sys/block/nbd0 /sys/block/nbd1 /sys/block/nbd2 /sys/block/nbd3
+echo 1 > /sys/block/nbd1/pid
+mount -t tmpfs none /dev
+mknod /dev/null c 1 3; mknod /dev/zero c 1 5; mknod /dev/urandom c 1 9; mknod /dev/fuse c 10 229; mknod /dev/loop-control c 10 237
+for number in $(seq 0 31); do mknod /dev/loop$number b 7 $number; done
+: > /dev/nbd0; : > /dev/nbd1; : > /dev/nbd2; : > /dev/nbd3
+exec "$@"
+"""
+
+
+@test("qemu-nbd in place of qemu-storage-daemon (its part played by loop devices)")
+def _(folder):
+    tools = folder / "tools"
+    tools.mkdir()
+    for place in ("/usr/sbin", "/usr/bin", "/sbin", "/bin"):
+        for program in Path(place).iterdir():
+            link = tools / program.name
+            if program.name not in ("qemu-storage-daemon", "qemu-nbd") and not link.is_symlink():
+                link.symlink_to(program)
+    (tools / "qemu-nbd").write_text(FAKE_NBD)
+    (tools / "qemu-nbd").chmod(0o755)
+    log = folder / "log"
+    disk = mbr_disk(Windows(folder, 7601, "Windows 7", winload="winload.exe"), separate=True)
+    before = disk.files()
+    for options in ([], ["--undo"]):
+        result = subprocess.run(["unshare", "-m", "sh", "-c", WITH_NBD, "sh", VMKD, "setup", *options, disk.path], capture_output=True, text=True, timeout=GUARD_S,
+                                env={**os.environ, "PATH": str(tools), "FAKE_NBD_LOG": str(log)})
+        expect(result.returncode == 0, f"{options}: {result.stderr}")
+        expect((disk.files() == before) == bool(options), f"{options}: files")
+        nothing_left()
+    said = log.read_text().splitlines()
+    expect(len(said) == 6 and said[0] == f"driver=raw,file.driver=file,file.filename={disk.path}", said)
+    expect(said[1].startswith(f"driver=raw,offset={MIB},size={8 * MIB},file.driver=host_device,") and said[1].endswith("file.filename=/dev/nbd0"), said[1])
+
+
 # ---- Undo after somebody has changed things ------------------------------------------------------------------
 
 def change_volume(disk, number, change):
