@@ -91,6 +91,7 @@ echo vmkd: %MISSING% is missing; run install.cmd from the vmkd medium.
 exit /b 1
 :medium_complete
 
+if exist "%KEEP%\setup.txt" echo vmkd: this Windows was prepared from outside, by "vmkd setup"; nothing was changed. On the host, with the VM off: vmkd setup --undo IMAGE& exit /b 1
 if not exist "%JOURNAL%" goto :no_journal
 find "done*-*-*end" <"%JOURNAL%" >nul
 if not "%errorlevel%"=="0" goto :cut_short

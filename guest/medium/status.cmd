@@ -19,6 +19,7 @@ if not "%errorlevel%"=="0" goto :not_admin
 set "OPTIONS="
 for /f "tokens=2*" %%a in ('reg query HKLM\SYSTEM\CurrentControlSet\Control /v SystemStartOptions 2^>nul') do if "%%a"=="REG_SZ" set "OPTIONS=%%b"
 echo this Windows was started with: %OPTIONS%
+if exist "%KEEP%\setup.txt" echo prepared from outside, by "vmkd setup", whose journal is %KEEP%\setup.txt& exit /b 0
 if exist "%JOURNAL%" goto :have_journal
 echo not installed
 exit /b 1

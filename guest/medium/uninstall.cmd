@@ -35,6 +35,7 @@ exit /b 1
 set "COUNT=0"
 set "FAILED="
 set "ENTRY="
+if exist "%KEEP%\setup.txt" echo vmkd: this Windows was prepared from outside, by "vmkd setup", which undoes it: on the host, with the VM off, vmkd setup --undo IMAGE& exit /b 1
 if exist "%JOURNAL%" goto :have_journal
 if not exist "%KEEP%\" echo vmkd: not installed; nothing to undo.& exit /b 0
 rem A folder without a journal: cut short before the first change, or after the last undo.
