@@ -44,9 +44,9 @@ def python(script, *args):
     return [sys.executable, "-u", script, *args]
 
 
-def soon(script):
+def soon(script, *args):
     """As python(), but for a script that is still on its way."""
-    return python(script) if (ROOT / script).exists() else ["sh", "-c", f"echo {script} is not there yet; exit {SKIPPED}"]
+    return python(script, *args) if (ROOT / script).exists() else ["sh", "-c", f"echo {script} is not there yet; exit {SKIPPED}"]
 
 
 def starts(*ways):
@@ -69,13 +69,14 @@ KVM_UNITS = ("-vmm-hook", "-vmm-virtualkd-hook")
 def stages(long):
     fuzz_args = ["--seconds", "3600"] if long else ["--runs", "20000"]
     soak_args = ["--seconds", "600", "--kills", "1000", "--resets", "200"] if long else ["--seconds", "20", "--kills", "8", "--resets", "4", "--is-loaded"]
+    how_long = ["--long"] if long else []
     built = ("build",)
     return [
         Stage("layering", "includes follow the arrows of docs/architecture.md", ["tools/check-layering"]),
         Stage("contracts", "every function of a header has its contract", ["tools/check-contracts"]),
         Stage("sizes", "files and functions stay short", ["tools/check-sizes"]),
         Stage("words", "no unfinished places, no private paths, shell scripts clean", ["tools/check-words"]),
-        Stage("build", "everything with gcc, warnings are errors", make("all", "tests"), slots=2, guard=1800),
+        Stage("build", "everything with gcc, warnings are errors", make("all", "tests", "guest-iso"), slots=2, guard=1800),
         Stage("build-clang", "host programs and tests with clang", make("O=build/clang", "CC=clang", "host", "tests"),
               slots=2, guard=1800),
         Stage("build-asan", "tests with AddressSanitizer and UBSan",
@@ -130,12 +131,12 @@ def stages(long):
         Stage("prints", "nothing printed is lost, however the guest ends", python("tests/test_prints.py"), built, guard=2400),
         Stage("trace", "vmkd trace, replays, and tshark's reading of the same files", python("tests/test_trace.py"), built, guard=1800),
         Stage("sign", "signatures and page hashes of the guest's binaries, a changed byte, the same bytes again", soon("tests/test_sign.py"), built),
-        Stage("medium", "install.cmd, uninstall.cmd under Wine, for each Windows generation", soon("tests/test_medium.py"), built, guard=1800),
-        Stage("setup", "vmkd setup: disk images made here, changed, read by others, undone", soon("tests/test_setup.py"), built, guard=1800),
-        Stage("driver", "vmkd.sys in the test kernel: found, started, refused, stopped", soon("tests/test_driver.py"), built, guard=1800),
-        Stage("attach", "vmkd attach: a QEMU that runs, and processes that are none", soon("tests/test_attach.py"), built, guard=1800),
-        Stage("libvirt", "vmkd libvirt with libvirt's own daemon", soon("tests/test_libvirt.py"), built, guard=1800),
-        Stage("doctor", "vmkd doctor: what it says of each state of a VM", soon("tests/test_doctor.py"), built, guard=1800),
+        Stage("medium", "install.cmd, uninstall.cmd under Wine, for each Windows generation", python("tests/test_medium.py", *how_long), built, guard=1800),
+        Stage("setup", "vmkd setup: disk images made here, changed, read by others, undone", python("tests/test_setup.py", *how_long), built, guard=1800),
+        Stage("driver", "vmkd.sys in the test kernel: found, started, refused, stopped", python("tests/test_driver.py"), built, guard=1800),
+        Stage("attach", "vmkd attach: a QEMU that runs, and processes that are none", soon("tests/test_attach.py", *how_long), built, guard=1800),
+        Stage("libvirt", "vmkd libvirt with libvirt's own daemon", python("tests/test_libvirt.py"), built, guard=1800),
+        Stage("doctor", "vmkd doctor: what it says of each state of a VM", python("tests/test_doctor.py"), built, guard=1800),
         Stage("package", "make install, the Debian package, pages and completions", python("tests/test_package.py"), built, slots=2, guard=1800),
         Stage("chroot", "a fresh Debian 12: the packages, doctor, the demo", ["tests/chroot.sh"], built, slots=2, guard=7200, only_when_asked=not long),
         Stage("demo", "./demo without a terminal", ["tests/demo.sh"], built),
