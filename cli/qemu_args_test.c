@@ -224,6 +224,21 @@ static void test_extended_line(void **state)
 	unsetenv("VMKD_RUNTIME_DIR");
 }
 
+static void test_doorbell_elsewhere(void **state)
+{
+	static const char *const expected[] = { "-chardev", "socket,id=vmkd-debugcon,path=/a,,b/c.sock,server=on,wait=off", "-device",
+						"isa-debugcon,iobase=0x565a,readback=0x4b,chardev=vmkd-debugcon", "-qmp",
+						"unix:/m.sock,server=on,wait=off" };
+	char **argv = NULL;
+
+	(void)state;
+	assert_null(qemu_doorbell_args("/a,b/c.sock", "/m.sock", &argv));
+	for (size_t i = 0; i < sizeof(expected) / sizeof(expected[0]); i++)
+		assert_string_equal(argv[i], expected[i]);
+	assert_null(argv[sizeof(expected) / sizeof(expected[0])]);
+	qemu_free_args(argv);
+}
+
 static void test_programs(void **state)
 {
 	(void)state;
@@ -246,6 +261,7 @@ int main(void)
 		cmocka_unit_test(test_whose_ram_may_be_shared),
 		cmocka_unit_test(test_ram_for_the_hook),
 		cmocka_unit_test(test_extended_line),
+		cmocka_unit_test(test_doorbell_elsewhere),
 		cmocka_unit_test(test_programs),
 	};
 

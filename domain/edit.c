@@ -104,18 +104,6 @@ static bool is_source(xmlNodePtr root, const char *type)
 	return tree_attribute_is(tree_at(root, "memoryBacking/source"), "type", type);
 }
 
-// libvirt: source memfd or file, or huge pages (a file on hugetlbfs); access for all of it, or of the one NUMA cell.
-static bool is_ram_shared(xmlNodePtr root)
-{
-	xmlNodePtr cell = tree_at(root, "cpu/numa/cell");
-	bool is_file = is_source(root, "memfd") || is_source(root, "file") || tree_at(root, "memoryBacking/hugepages");
-	bool is_shared = tree_attribute_is(tree_at(root, "memoryBacking/access"), "mode", "shared");
-
-	if (tree_attribute_is(cell, "memAccess", "private"))
-		is_shared = false;
-	return is_file && (is_shared || tree_attribute_is(cell, "memAccess", "shared"));
-}
-
 // ---- Reading ------------------------------------------------------------------------------------------------
 
 static void read_labels(xmlNodePtr root, struct domain_info *info)
@@ -138,7 +126,6 @@ static void read_info(xmlNodePtr root, struct domain_info *info)
 	copy_content(tree_child(root, NULL, "name"), info->name, sizeof(info->name));
 	copy_attribute(root, "type", info->type, sizeof(info->type));
 	read_labels(root, info);
-	info->is_ram_shared = is_ram_shared(root);
 	if (!note)
 		return;
 	info->link = link_of(note);

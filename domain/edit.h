@@ -33,7 +33,6 @@ struct domain_info {
 	char link_name[DOMAIN_TEXT_MAX];   // VMKD_NAME
 	char runtime_dir[DOMAIN_TEXT_MAX];
 	char library[DOMAIN_TEXT_MAX];     // hook
-	bool is_ram_shared;                // the VM's RAM is in a file that others can map
 };
 
 struct domain_wish {

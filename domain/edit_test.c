@@ -289,7 +289,6 @@ static void test_hook(void **state)
 	assert_string_equal(info.link_name, "w");
 	assert_string_equal(info.runtime_dir, "/run/vmkd");
 	assert_string_equal(info.library, LIBRARY);
-	assert_true(info.is_ram_shared);
 	has(strdup(text), "<qemu:env name=\"LD_PRELOAD\" value=\"" LIBRARY "\"/>");
 	has(strdup(text), "<qemu:env name=\"VMKD_NAME\" value=\"w\"/>");
 	has(strdup(text), "<qemu:env name=\"VMKD_RUNTIME_DIR\" value=\"/run/vmkd\"/>");
@@ -315,7 +314,6 @@ static void test_debugcon(void **state)
 	(void)state;
 	assert_int_equal(info.link, DOMAIN_LINK_DEBUGCON);
 	assert_string_equal(info.library, "");
-	assert_true(info.is_ram_shared);
 	for (unsigned i = 0; doorbell[i]; i++) { // in this order
 		char expected[128];
 
@@ -339,13 +337,11 @@ static void test_ram_that_is_shared(void **state)
 	(void)state;
 	for (size_t i = 0; i < sizeof(shared) / sizeof(shared[0]); i++) {
 		snprintf(text, sizeof(text), HEAD "%s" TAIL, shared[i]);
-		assert_true(info_of(text).is_ram_shared);
 		comes_back(text, &debugcon);
 		comes_back(text, &hook);
 	}
-	assert_false(info_of(HEAD TAIL).is_ram_shared);
-	assert_false(info_of(HEAD "<memoryBacking><source type='memfd'/></memoryBacking>" TAIL).is_ram_shared);
-	assert_false(info_of(HEAD "<memoryBacking><access mode='shared'/></memoryBacking>" TAIL).is_ram_shared);
+	has_not(enabled(HEAD "<memoryBacking><source type='file'/></memoryBacking>" TAIL, &debugcon), "memfd");
+	has(enabled(HEAD "<memoryBacking><source type='file'/></memoryBacking>" TAIL, &debugcon), "<access mode=\"shared\"/>");
 	has_not(enabled(HEAD "<memoryBacking><hugepages/></memoryBacking>" TAIL, &debugcon), "memfd");
 	has_not(enabled(HEAD "<memoryBacking><hugepages/></memoryBacking>" TAIL, &hook), "shared");
 }

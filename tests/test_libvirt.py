@@ -475,6 +475,7 @@ def stays_through(d, user):
             attach(kd)
             expect(kd.read_virtual(kd.version().kern_base, 2) == b"MZ", "the kernel's first bytes")
             kd.go()
+            wait_for("the broker's following the process", lambda: f"serving {d.name} (pid {d.pid()})" in d.log.read_text(), alive=broker)
             d.ask("destroy", d.name)
             wait_for("the end of the VM", lambda: d.pid() is None)
     finally:
