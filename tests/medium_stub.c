@@ -650,20 +650,6 @@ static unsigned record(const char *name, int argc, char **argv)
     return number;
 }
 
-// A place where the script may be cut short: the test looks at everything, then takes the file away.
-static int wait_for_test(void)
-{
-    char path[MAX_PATH];
-    snprintf(path, sizeof path, "%s\\tick", getenv("VMKD_STUB"));
-    FILE *f = fopen(path, "wb");
-    if (!f)
-        broken("tick cannot be written");
-    fclose(f);
-    while (GetFileAttributesA(path) != INVALID_FILE_ATTRIBUTES)
-        Sleep(1);
-    return 0;
-}
-
 int main(int argc, char **argv)
 {
     char path[MAX_PATH];
@@ -671,8 +657,6 @@ int main(int argc, char **argv)
         broken("no name");
     char *name = strrchr(path, '\\') ? strrchr(path, '\\') + 1 : path;
     name[strcspn(name, ".")] = 0;
-    if (!_stricmp(name, "tick"))
-        return wait_for_test();
     _setmode(0, _O_BINARY);
     _setmode(1, _O_BINARY); // binary: the line ends above are the ones that come out
     state_load();

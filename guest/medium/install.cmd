@@ -63,13 +63,13 @@ exit /b 1
 :options_done
 
 rem ---- What is needed. Nothing is changed before all of it is there. -------------------------------------------------
-rem A user without the rights of an administrator may not read this key; the same on every Windows.
-reg query HKU\S-1-5-19 >nul 2>nul
-if not "%errorlevel%"=="0" goto :not_admin
 if "%SystemRoot: =%"=="%SystemRoot%" goto :root_plain
 echo vmkd: Windows lies in "%SystemRoot%"; a folder with a blank in its name was never tried, so this stops here.
 exit /b 1
 :root_plain
+rem A user without the rights of an administrator may not read this key; the same on every Windows.
+reg query HKU\S-1-5-19 >nul 2>nul
+if not "%errorlevel%"=="0" goto :not_admin
 rem In a 32-bit cmd on 64-bit Windows System32 is really SysWOW64.
 if not defined PROCESSOR_ARCHITEW6432 goto :native
 echo vmkd: this is a 32-bit cmd on a 64-bit Windows. Use the normal one: Start, type cmd, "Run as administrator".
@@ -384,8 +384,9 @@ set "DATA2=%~3"
 if not defined DATA1 set "DATA1=-"
 if not defined DATA2 set "DATA2=-"
 >>"%JOURNAL%" echo %~1*%DATA1%*%DATA2%*end
-find "%~1*%DATA1%*%DATA2%*end" <"%JOURNAL%" >nul
-if not "%errorlevel%"=="0" exit /b 1
+set "LAST="
+for /f "usebackq delims=" %%l in ("%JOURNAL%") do set "LAST=%%l"
+if not "%LAST%"=="%~1*%DATA1%*%DATA2%*end" exit /b 1
 exit /b 0
 
 rem Copies a file; exit status 0 when the copy is the file.
