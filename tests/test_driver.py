@@ -247,11 +247,11 @@ def one_failure_each(where):
 
 # ---- it works ----------------------------------------------------------------------------------------------------------
 
-PLACES = [(X64, 1), (X64, 4), (X64, 8), (X86, 1), (X86, 4), (X86, 8), (HOOK, 1), (HOOK, 2)]
+PLACES = [(X64, 1), (X64, 4), (X64, 8), (X86, 1), (X86, 8), (HOOK, 2)]
 
 
 @test("started and stopped, while other CPUs watch the kernel's import table", [way(f"{w}, {n} CPUs", w.arch, *w.arguments[2:], "--cpus", n)
-                                                                               for w, n in PLACES + ([(X64, 2), (X86, 2), (HOOK, 4)] if LONG else [])])
+                                                                               for w, n in PLACES + ([(X64, 2), (X86, 2), (X86, 4), (HOOK, 1), (HOOK, 4)] if LONG else [])])
 def cycles(where):
     ended = run_to_end(where, *scenarios("driverlook", "drivercycle=5"), *words(*forced(where), "hz=250"))
     ended.expect_pass()
@@ -262,7 +262,7 @@ def cycles(where):
 
 @test("started and stopped while every CPU prints", BOTH_ARCHES)
 def cycles_among_prints(where):
-    run_to_end(where, "--cpus", 4, *scenarios("drivertalk", "drivercycle=10"), *words(*forced(where))).expect_pass()
+    run_to_end(where, "--cpus", 4, *scenarios("drivertalk", "drivercycle=5"), *words(*forced(where))).expect_pass()
 
 
 @test("kernel, transport, driver and service under odd names", BOTH_ARCHES)
@@ -384,36 +384,55 @@ def redirected_again(where):
         d.finish()
 
 
-def read_once(kd, counter):
-    """What one reader does in a stop."""
-    expect(kd.read_virtual(kd.version().kern_base, 2) == b"MZ", "no kernel at its place")
-    return int.from_bytes(kd.read_virtual(counter, 8), "little")
+class Reader:
+    """A debugger that breaks in, reads and lets go, again and again, whether the driver is there or not."""
+
+    def __init__(self, vm):
+        self.kd = KdClient(timeout=GUARD_S).connect(str(vm.kd_socket()))
+        self.counter = None
+        self.rounds = []  # in which it has read
+
+    def read(self):
+        expect(self.kd.read_virtual(self.kd.version().kern_base, 2) == b"MZ", "no kernel at its place")
+        if self.counter is None:
+            self.counter = self.kd.exports(self.kd.version().kern_base)["TkDriver"] + 16
+        self.rounds.append(int.from_bytes(self.kd.read_virtual(self.counter, 8), "little"))
+
+    def take_prints(self, seconds):
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            try:
+                if isinstance(self.kd.wait_event(0.05), StateChange):
+                    self.kd.resume()
+            except KdTimeout:
+                pass
+
+    def run(self):
+        """Until the VM ends."""
+        try:
+            attach(self.kd)
+            while True:
+                self.read()
+                self.kd.resume()
+                self.take_prints(0.1)  # without a pause the kernel would do nothing but stop
+                self.kd.break_in()
+        except KdClosed:
+            self.kd.close()
 
 
 @test(f"{ROUNDS} starts and stops while a debugger reads", [way(f"{w}, {n} CPUs", w.arch, *w.arguments[2:], "--cpus", n)
-                                                       for w, n in [(X64, 4), (X86, 2)] + ([(HOOK, 2)] if LONG else [])])
+                                                       for w, n in [(X64, 4 if LONG else 2), (X86, 2)] + ([(HOOK, 2)] if LONG else [])])
 def many_rounds(where):
-    options = words(*forced(where), "hz=1000")
+    options = words(*forced(where), "hz=250", "driverhold=3")
     with where.vm("driver", "--driver", "vmkd", *scenarios("drivertalk", f"drivercycle={ROUNDS}"), *options) as vm:
-        reads, seen = 0, []
-        with KdClient(timeout=GUARD_S).connect(str(vm.kd_socket())) as kd:
-            while vm.process.poll() is None:
-                try:
-                    if not isinstance(kd.attach(timeout=5), Stop):
-                        kd.go()
-                        continue
-                    counter = kd.exports(kd.version().kern_base)["TkDriver"] + 16 if not seen else seen[0]
-                    seen[:1] = [counter]
-                    seen.append(read_once(kd, counter))
-                    reads += 1
-                    kd.resume()
-                except (KdTimeout, ConnectionError, OSError):
-                    time.sleep(0.05)
+        reader = Reader(vm)
+        reader.run()
         ended = Ended(vm, vm.wait())
     ended.expect_pass()
     expect(ended.starts == [0] * ROUNDS, f"{len(ended.starts)} starts")
-    expect(len(set(seen[1:])) > 1, f"the debugger has read {reads} times, in rounds {sorted(set(seen[1:]))}")
-    print(f"   {reads} stops with reads in {len(set(seen[1:]))} of {ROUNDS} rounds")
+    seen = len(set(reader.rounds))
+    expect(seen > 1, f"the debugger has read {len(reader.rounds)} times, in rounds {sorted(set(reader.rounds))}")
+    print(f"   {len(reader.rounds)} stops with reads, in {seen} of {ROUNDS} rounds", flush=True)
 
 
 if __name__ == "__main__":

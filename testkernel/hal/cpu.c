@@ -30,7 +30,7 @@ struct cpu hal_cpus[HAL_MAX_CPUS];
 
 static uint64_t idt[256 * IDT_ENTRY / 8] __attribute__((aligned(16)));
 static unsigned running = 1;
-static struct lock flush_lock;
+static volatile uint32_t flush_lock;
 
 struct descriptor_pointer {
     uint16_t limit;
@@ -203,7 +203,9 @@ void hal_flush_all(void)
     unsigned self = hal_cpu_index();
     uint32_t before[HAL_MAX_CPUS];
     (void)hal_asm_write_cr3(hal_read_cr(3)); // the current value is never refused
-    lock_take(&flush_lock);
+    // With interrupts as they are: who waits here may be frozen, and those it waits for may be about to freeze it.
+    while (__atomic_exchange_n(&flush_lock, 1, __ATOMIC_ACQUIRE))
+        hal_pause();
     for (unsigned cpu = 0; cpu < HAL_MAX_CPUS; cpu++) {
         before[cpu] = hal_cpus[cpu].flushes_done;
         if (cpu != self && hal_cpus[cpu].is_running)
@@ -213,7 +215,7 @@ void hal_flush_all(void)
         while (cpu != self && hal_cpus[cpu].is_running && hal_cpus[cpu].flushes_done == before[cpu])
             hal_pause();
     }
-    lock_drop(&flush_lock);
+    __atomic_store_n(&flush_lock, 0, __ATOMIC_RELEASE);
 }
 
 void hal_timer_start(unsigned hz)

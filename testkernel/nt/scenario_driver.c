@@ -151,7 +151,7 @@ static bool run_round(uint64_t round)
     if (!judge_start(status) || !NT_SUCCESS(status))
         return false;
     DbgPrint("TK: driver round %llu\n", (unsigned long long)round);
-    scenario_wait_ticks(1);
+    scenario_wait_ticks((unsigned)hal_option_number("driverhold", 1));
     status = driver_stop();
     if (!NT_SUCCESS(status))
         scenario_fail("driver: cannot be stopped");
@@ -211,7 +211,7 @@ const struct scenario scenarios_driver[] = {
     {.name = "driverstop", .help = "stops it", .run = run_driverstop},
     {.name = "driverwait", .help = "prints for driverwait=N clock ticks", .run = run_driverwait},
     {.name = "driverend", .help = "powers off with the verdict", .ends = true},
-    {.name = "drivercycle", .help = "starts and stops it drivercycle=N times, a line and a tick in between, up to the first failure; powers off",
+    {.name = "drivercycle", .help = "starts and stops it drivercycle=N times, a line and driverhold=N ticks (default 1) in between, up to the first failure; powers off",
      .run = run_drivercycle, .ends = true},
     {.name = "drivermailbox", .help = "starts and stops it when a debugger writes TkDriver.wanted, and prints, for ever", .run = run_drivermailbox},
     {0},
