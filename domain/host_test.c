@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Labels that name nobody, capabilities that say nothing, files that QEMU's user cannot reach; made in a folder of the test's own. Nothing here depends on
-// whom the test runs as: a user that does not exist is judged by the modes alone.
+// Labels that name nobody, capabilities that say nothing, files that QEMU's user cannot reach; made in a folder of the test's own. Nothing here
+// depends on whom the test runs as: a user that does not exist is judged by the modes alone.
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -139,7 +139,8 @@ static void test_no_capabilities(void **state)
 static void test_capabilities(void **state)
 {
 	struct domain_info domain = { .type = "kvm" };
-	static const char text[] = CAPABILITIES(MODEL("apparmor") DAC("<baselabel type='kvm'>+61077:+5</baselabel><baselabel type='qemu'>+2:+2</baselabel>"));
+	static const char text[] = CAPABILITIES(MODEL("apparmor") DAC("<baselabel type='kvm'>+61077:+5</baselabel>"
+								      "<baselabel type='qemu'>+2:+2</baselabel>"));
 	struct host_facts f = told(text, &domain);
 
 	(void)state;

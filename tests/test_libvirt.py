@@ -268,7 +268,8 @@ def env_of(domain, name):
 
 @test("what is wrong with the words is said")
 def words():
-    for arguments, part in (((), "enable, disable or status"), (("make", "x"), "got make"), (("enable",), "name is missing"), (("enable", "a", "b"), "a and b"),
+    for arguments, part in (((), "enable, disable or status"), (("make", "x"), "got make"), (("enable",), "name is missing"),
+                            (("enable", "a", "b"), "a and b"),
                             (("enable", "a", "--link"), "--link needs a value"), (("enable", "a", "--link", "serial"), "hook or debugcon"),
                             (("enable", "a", "--what"), "--what"), (("disable", "a", "--link", "hook"), "not for disable"),
                             (("status", "a", "--force"), "enable only"), (("disable", "a", "--private-ram"), "enable only"),
