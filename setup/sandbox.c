@@ -4,12 +4,14 @@
 #include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
+#include <sys/pidfd.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -19,7 +21,7 @@
 #define END_MS 60000 // a volume's last writes on a busy disk
 #define STEP_US 10000u
 
-#define FOLDER_SIZE 32u
+#define FOLDER_SIZE 40u
 
 struct sandbox {
 	char folder[FOLDER_SIZE];
@@ -44,49 +46,55 @@ struct greeting {
 
 // ---- The watcher ---------------------------------------------------------------------------------------------
 
-static void wait_until_gone(pid_t pid)
+// A program that runs, held by a descriptor: its number may be another's when its time comes.
+struct running {
+	pid_t pid;
+	int fd;
+};
+
+// A descriptor of a process tells its end even while nobody has waited for it.
+static void end_program(const struct running *r)
 {
-	for (int waited = 0; kill(pid, 0) == 0; waited += (int)(STEP_US / 1000)) {
-		if (waited > END_MS)
-			kill(pid, SIGKILL);
-		usleep(STEP_US);
-	}
+	struct pollfd fd = { .fd = r->fd, .events = POLLIN };
+
+	if (r->fd < 0)
+		return; // it had ended when its note came
+	pidfd_send_signal(r->fd, SIGTERM, NULL, 0);
+	if (poll(&fd, 1, END_MS) == 0)
+		pidfd_send_signal(r->fd, SIGKILL, NULL, 0);
+	poll(&fd, 1, END_MS);
 }
 
 // The folder is the watcher's, so that there is no moment at which it could be left behind. *ret_what: what could not be done.
 static int make_folder(char folder[static FOLDER_SIZE], const char **ret_what)
 {
 	*ret_what = "make a folder in /tmp";
-	snprintf(folder, FOLDER_SIZE, "/tmp/vmkd-setup-XXXXXX");
+	snprintf(folder, FOLDER_SIZE, "/tmp/vmkd-setup-%d-XXXXXX", getppid());
 	if (!mkdtemp(folder))
 		return errno;
 	*ret_what = "mount a folder in memory";
 	return mount("vmkd", folder, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=700") < 0 ? errno : 0;
 }
 
-// Until the process that notes come from has ended, which closes their pipe.
-static unsigned follow_notes(int notes, pid_t running[static PROGRAM_MAX])
+static void take_note(const struct note *note, struct running *running, unsigned *count)
 {
-	unsigned count = 0;
-	struct note note;
-
-	while (read(notes, &note, sizeof(note)) == (ssize_t)sizeof(note)) {
-		if (note.is_running && count < PROGRAM_MAX)
-			running[count++] = note.pid;
-		for (unsigned i = 0; !note.is_running && i < count; i++)
-			if (running[i] == note.pid) {
-				memmove(&running[i], &running[i + 1], (--count - i) * sizeof(running[0]));
-				break;
-			}
-	}
-	return count;
+	if (note->is_running && *count < PROGRAM_MAX)
+		running[(*count)++] = (struct running){ note->pid, pidfd_open(note->pid, 0) };
+	for (unsigned i = 0; !note->is_running && i < *count; i++)
+		if (running[i].pid == note->pid) {
+			close(running[i].fd);
+			memmove(&running[i], &running[i + 1], (--*count - i) * sizeof(running[0]));
+			break;
+		}
 }
 
 // Programs end in the reverse order of their start: a volume's driver before what serves its disk.
 static _Noreturn void watch(int notes, int answer)
 {
 	struct greeting greeting = { 0 };
-	pid_t running[PROGRAM_MAX];
+	struct running running[PROGRAM_MAX];
+	struct note note;
+	unsigned count = 0;
 
 	setsid();
 	greeting.code = make_folder(greeting.folder, &greeting.what);
@@ -94,10 +102,11 @@ static _Noreturn void watch(int notes, int answer)
 		// Nobody is there any more: the notes say the same.
 	}
 	close(answer);
-	for (unsigned count = follow_notes(notes, running); count > 0;) {
-		kill(running[--count], SIGTERM);
-		wait_until_gone(running[count]);
-	}
+	// Until the process that notes come from has ended, which closes their pipe.
+	while (read(notes, &note, sizeof(note)) == (ssize_t)sizeof(note))
+		take_note(&note, running, &count);
+	while (count > 0)
+		end_program(&running[--count]);
 	umount2(greeting.folder, MNT_DETACH);
 	rmdir(greeting.folder);
 	_exit(0);
@@ -201,7 +210,6 @@ void sandbox_end(struct sandbox *s)
 		close(s->watcher); // it ends what still runs, unmounts and removes
 	if (s->watcher_pid > 0)
 		waitpid(s->watcher_pid, NULL, 0);
-	sigprocmask(SIG_SETMASK, &s->former, NULL);
 	free(s);
 }
 
@@ -229,6 +237,8 @@ static _Noreturn void exec_program(const struct sandbox *s, char *const argv[], 
 {
 	int null = open("/dev/null", O_RDONLY), out = open(log, O_WRONLY | O_CREAT | O_TRUNC, 0600);
 
+	// By itself: were it the parent's task, one that is killed in between would leave a program that nobody ends.
+	tell_watcher(s, getpid(), true);
 	sigprocmask(SIG_SETMASK, &s->former, NULL);
 	signal(SIGPIPE, SIG_DFL);
 	setpgid(0, 0); // a terminal's Ctrl-C is for us
@@ -260,11 +270,12 @@ struct error *sandbox_start(struct sandbox *s, char *const argv[], struct progra
 	close(ends[1]);
 	bool has_failed = p.pid < 0 || read(ends[0], &code, sizeof(code)) > 0;
 	close(ends[0]);
-	if (has_failed && p.pid > 0)
+	if (has_failed && p.pid > 0) {
 		waitpid(p.pid, NULL, 0);
+		tell_watcher(s, p.pid, false);
+	}
 	if (has_failed)
 		return code == ENOENT ? missing(argv[0]) : error_create(code ? code : errno, "cannot start %s: %s", argv[0], strerror(code ? code : errno));
-	tell_watcher(s, p.pid, true);
 	*ret = p;
 	return NULL;
 }

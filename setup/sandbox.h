@@ -16,10 +16,10 @@
 
 struct sandbox;
 
-// -> NULL and *ret; EPERM: not root, or not allowed to mount. The signals are blocked from here to sandbox_end.
+// -> NULL and *ret; EPERM: not root, or not allowed to mount. The signals are blocked from here on, for good: one that came is an error of the work or came too late.
 ERROR_MUST_CHECK struct error *sandbox_begin(struct sandbox **ret);
 
-// Ends what still runs, unmounts, removes the folder; NULL is fine. Signals that came meanwhile take effect now.
+// Ends what still runs, unmounts, removes the folder; NULL is fine.
 void sandbox_end(struct sandbox *s);
 
 // The folder: empty, in memory, readable by nobody else. Valid until sandbox_end.
