@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 // boot.ini of XP and 2003: text in, text out.
 //
-// The line that boots by default is copied under our name with the debugger's options. NTLDR boots the first line whose path is the default's, so the
-// copy stands behind the old line, or before it when it is to be the default [inferred]; nothing else changes. Lines end in CR LF as Windows writes them.
+// The line that boots by default is copied under our name with the debugger's options. NTLDR boots the first line whose path is the default's
+// (docs/evidence.md, G8), so the copy stands behind the old line, or before it when it is to be the default; nothing else changes. Lines end in CR LF as Windows writes them.
 #ifndef SETUP_BOOTINI_H
 #define SETUP_BOOTINI_H
 

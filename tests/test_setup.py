@@ -615,6 +615,20 @@ def by_nbd(folder):
     expect(said[1].startswith(f"driver=raw,offset={MIB},size={8 * MIB},file.driver=host_device,") and said[1].endswith("file.filename=/dev/nbd0"), said[1])
 
 
+@test("a block device in place of a file")
+def _(folder):
+    disk = mbr_disk(Windows(folder, 7601, "Windows 7", winload="winload.exe"))
+    before = disk.files()
+    loop = run("losetup", "--find", "--show", disk.path).decode().strip()
+    try:
+        done(loop)
+        expect(disk.files() != before, "nothing was changed")
+        done(loop, "--undo")
+    finally:
+        run("losetup", "-d", loop)
+    equal(disk.files(), before, "files after undo")
+
+
 # ---- Undo after somebody has changed things ------------------------------------------------------------------
 
 def change_volume(disk, number, change):
@@ -692,17 +706,21 @@ def _(folder):
 
 # ---- Interrupted ---------------------------------------------------------------------------------------------
 
+def words_of(place):
+    try:
+        return (place / "cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def is_of(process, place):
+    """Does /proc/N belong to this `vmkd setup`: itself, what watches over it, a program in its sandbox?"""
+    words = words_of(place)
+    return f"vmkd-setup-{process.pid}-".encode() in words or str(process.args[-1]).encode() in words
+
+
 def programs_of(process):
-    """What still runs of a `vmkd setup`: the programs in its sandbox, and what watches over them."""
-    found = []
-    for place in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (place / "cmdline").read_bytes()
-        except OSError:
-            continue
-        if f"vmkd-setup-{process.pid}-".encode() in words or str(process.args[-1]).encode() in words:
-            found.append(words.replace(b"\0", b" ").decode(errors="replace"))
-    return found
+    return [words_of(place).replace(b"\0", b" ").decode(errors="replace") for place in Path("/proc").glob("[0-9]*") if is_of(process, place)]
 
 
 def journal_lines(process):
