@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <time.h>
 
 #include "attach/inject.h"
@@ -18,13 +19,15 @@
 #define LIBRARY "libvmkd-vmm.so"
 // The slots change only when devices come and go, when firmware moves a window, at a reset: now and then, not again and again.
 #define MEMORY_TRIES 20
+#define STACK_SIZE 262144u // dlopen takes some 10 KB, struct late_args 18 KB
 #define SEEN_TRIES 40 // with 50 ms between them
 
 struct attach {
 	const struct attach_options *options;
 	struct target target;
 	struct hmp monitor;
-	uint64_t dlopen, restorer, entry;
+	uint64_t dlopen, mmap, munmap, restorer, entry;
+	uint64_t stack; // STACK_SIZE bytes over there, 0 = none
 	struct late_args args; // of the last call
 };
 
@@ -46,9 +49,14 @@ static struct error *find_dlopen(struct attach *a)
 
 		if (m && !a->restorer)
 			a->restorer = inject_find_restorer(&a->target, m);
-		if (m && !a->dlopen && target_find_function(&a->target, m, "dlopen", &a->dlopen) == REMOTE_ELF_OK && a->restorer)
-			return NULL;
+		if (!m)
+			continue;
+		(void)!target_find_function(&a->target, m, "mmap", &a->mmap); // of several that have it the last one, which has the others' dlopen, too
+		(void)!target_find_function(&a->target, m, "munmap", &a->munmap);
+		(void)!target_find_function(&a->target, m, "dlopen", &a->dlopen);
 	}
+	if (a->dlopen && a->mmap && a->munmap && a->restorer)
+		return NULL;
 	return error_create(ENOTSUP, "process %d has no C library with dlopen (a static program?), so no library can be loaded into it; start the VM with `vmkd run --link debugcon`",
 			    (int)a->target.pid);
 }
@@ -75,20 +83,25 @@ static struct error *why_not_loaded(const struct attach *a, const struct inject_
 	return error_create(ENOEXEC, "the dynamic linker of process %d refused %s; its C library may be older than the one that the library was made for", (int)a->target.pid, a->options->library);
 }
 
+static struct error *check_library(const struct attach *a)
+{
+	if (target_sees_file(&a->target, a->options->library))
+		return NULL;
+	return error_create(ENOENT, "process %d does not see %s: it lives in another mount namespace (a container, a chroot); put the library where both see the same file",
+			    (int)a->target.pid, a->options->library);
+}
+
 static struct error *load_library(struct attach *a)
 {
 	const char *path = a->options->library;
-	struct inject_call call = { .function = a->dlopen, .argument = RTLD_NOW, .data = (void *)(uintptr_t)path, .data_len = strlen(path) + 1, .restorer = a->restorer };
+	struct inject_call call = { .function = a->dlopen, .arguments = { 0, RTLD_NOW }, .data_len = strlen(path) + 1, .restorer = a->restorer, .stack_top = a->stack + STACK_SIZE };
 	struct error *error;
 
-	if (!target_sees_file(&a->target, path))
-		return error_create(ENOENT, "process %d does not see %s: it lives in another mount namespace (a container, a chroot); put the library where both see the same file", (int)a->target.pid, path);
-	char *copy = strdup(path); // the call writes back
-	if (!copy)
+	call.data = strdup(path); // it is written back
+	if (!call.data)
 		return error_create(ENOMEM, "out of memory");
-	call.data = copy;
 	error = inject_call(&a->target, &call);
-	free(copy);
+	free(call.data);
 	if (!error)
 		error = target_refresh(&a->target);
 	if (!error && !loaded_library(a))
@@ -96,10 +109,36 @@ static struct error *load_library(struct attach *a)
 	return error;
 }
 
+// A stack for what is more than a system call: see inject.h.
+static struct error *make_stack(struct attach *a)
+{
+	struct inject_call call = { .function = a->mmap, .restorer = a->restorer,
+				    .arguments = { 0, STACK_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, UINT64_MAX, 0 } };
+	struct error *error = inject_call(&a->target, &call);
+
+	if (!error)
+		error = target_refresh(&a->target);
+	if (error)
+		return error;
+	if (call.failed_errno || !target_is_writable(&a->target, (uint64_t)call.result, STACK_SIZE))
+		return error_create(ENOMEM, "process %d has no memory for a stack: %s", (int)a->target.pid, strerror(call.failed_errno));
+	a->stack = (uint64_t)call.result;
+	return NULL;
+}
+
+// Where this cannot be done, an unused mapping stays.
+static void drop_stack(struct attach *a)
+{
+	struct inject_call call = { .function = a->munmap, .restorer = a->restorer, .arguments = { a->stack, STACK_SIZE } };
+
+	if (a->stack)
+		error_free(inject_call(&a->target, &call)); // not while a call is on it: the thread is not on its own stack then
+}
+
 // One step over there. -> NULL: a->args has the answer.
 static struct error *step(struct attach *a, enum late_step what)
 {
-	struct inject_call call = { .function = a->entry, .data = &a->args, .data_len = sizeof(a->args), .restorer = a->restorer };
+	struct inject_call call = { .function = a->entry, .data = &a->args, .data_len = sizeof(a->args), .restorer = a->restorer, .stack_top = a->stack + STACK_SIZE };
 	struct error *error;
 
 	a->args.version = LATE_VERSION;
@@ -118,8 +157,13 @@ static struct error *step(struct attach *a, enum late_step what)
 
 static struct error *hook(struct attach *a)
 {
-	struct error *error = loaded_library(a) ? NULL : load_library(a);
+	bool is_loaded = loaded_library(a);
+	struct error *error = is_loaded ? NULL : check_library(a);
 
+	if (!error)
+		error = make_stack(a);
+	if (!error && !is_loaded)
+		error = load_library(a);
 	if (!error)
 		error = find_entry(a);
 	if (!error)
@@ -225,6 +269,7 @@ struct error *attach_run(const struct attach_options *o, struct attach_result *r
 			error = open_monitor(o, &a->monitor);
 		if (!error)
 			error = attach_with_monitor(a, &result);
+		drop_stack(a);
 		hmp_close(&a->monitor);
 		target_close(&a->target);
 	}

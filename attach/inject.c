@@ -40,8 +40,9 @@
 
 struct frame {
 	uint64_t restorer;
-	ucontext_t context;
+	ucontext_t context; // of which the kernel knows the first FRAME_SIZE bytes
 };
+#define FRAME_SIZE (offsetof(struct frame, context.uc_sigmask) + 8)
 _Static_assert(offsetof(ucontext_t, uc_mcontext) == 40 && offsetof(ucontext_t, uc_sigmask) == 296, "the kernel's layout");
 
 struct inject {
@@ -177,7 +178,7 @@ static bool is_syscall_before(const struct inject *in, uint64_t address)
 	return pread(in->target->mem_fd, code, sizeof(code), (off_t)(address - sizeof(code))) == sizeof(code) && memcmp(code, expected, sizeof(code)) == 0;
 }
 
-// In a system call that sleeps until something happens, called from 64-bit code on its own stack (a coroutine has another, which may be small).
+// In a system call that sleeps until something happens (a poll that goes on after an interruption is called restart_syscall, as others are, and not meant), called from 64-bit code on its own stack (a coroutine has another, which may be small).
 static bool is_asleep(const struct inject *in)
 {
 	const struct user_regs_struct *r = &in->regs;
@@ -277,10 +278,10 @@ static size_t xstate_room(const struct inject *in)
 
 static void lay_out(struct inject *in)
 {
-	in->top = in->regs.rsp - RED_ZONE;
+	in->top = in->call->stack_top ? in->call->stack_top : in->regs.rsp - RED_ZONE;
 	in->data_at = (in->top - in->call->data_len) & ~UINT64_C(63);
 	in->xstate_at = (in->data_at - xstate_room(in)) & ~UINT64_C(63);
-	in->frame_at = ((in->xstate_at - sizeof(struct frame)) & ~UINT64_C(15)) - 8;
+	in->frame_at = ((in->xstate_at - FRAME_SIZE) & ~UINT64_C(15)) - 8;
 }
 
 // As the kernel writes it for a handler.
@@ -326,9 +327,10 @@ static struct error *write_stack(const struct inject *in)
 	if (!bytes)
 		return error_create(ENOMEM, "out of memory");
 	fill_frame(in, &frame);
-	memcpy(bytes, &frame, sizeof(frame));
+	memcpy(bytes, &frame, FRAME_SIZE);
 	fill_xstate(in, bytes + (in->xstate_at - in->frame_at));
-	memcpy(bytes + (in->data_at - in->frame_at), in->call->data, in->call->data_len);
+	if (in->call->data_len)
+		memcpy(bytes + (in->data_at - in->frame_at), in->call->data, in->call->data_len);
 	written = pwrite(in->target->mem_fd, bytes, len, (off_t)in->frame_at);
 	free(bytes);
 	if (written == (ssize_t)len)
@@ -339,13 +341,14 @@ static struct error *write_stack(const struct inject *in)
 // From here on the thread makes the call, and comes back from it, with us or without.
 static struct error *set_registers(struct inject *in)
 {
+	const uint64_t *args = in->call->arguments;
 	struct user_regs_struct r = in->regs;
 	uint64_t all = ~UINT64_C(0);
 
 	r.rip = in->call->function;
 	r.rsp = in->frame_at;
-	r.rdi = in->data_at;
-	r.rsi = in->call->argument;
+	r.rdi = in->call->data_len ? in->data_at : args[0];
+	r.rsi = args[1], r.rdx = args[2], r.rcx = args[3], r.r8 = args[4], r.r9 = args[5];
 	r.rax = 0;
 	r.orig_rax = ~UINT64_C(0); // it is not in a system call any more
 	r.eflags &= ~(uint64_t)(EFLAGS_TF | EFLAGS_DF);
@@ -371,6 +374,8 @@ static bool note_syscall(struct inject *in, long *number)
 	if (info.op == PTRACE_SYSCALL_INFO_EXIT && info.exit.is_error) {
 		in->call->failed_call = *number;
 		in->call->failed_errno = (int)-info.exit.rval;
+	} else if (info.op == PTRACE_SYSCALL_INFO_EXIT) {
+		in->call->result = info.exit.rval;
 	}
 	return false;
 }
@@ -420,7 +425,7 @@ static struct error *make_call(struct inject *in)
 		error = set_registers(in);
 	if (!error)
 		error = wait_for_end(in);
-	if (!error && pread(in->target->mem_fd, in->call->data, in->call->data_len, (off_t)in->data_at) != (ssize_t)in->call->data_len)
+	if (!error && in->call->data_len && pread(in->target->mem_fd, in->call->data, in->call->data_len, (off_t)in->data_at) != (ssize_t)in->call->data_len)
 		error = error_create(EFAULT, "the answer of process %d cannot be read", (int)in->target->pid);
 	return error;
 }
@@ -441,6 +446,7 @@ struct error *inject_call(const struct target *t, struct inject_call *call)
 	if (call->data_len > DATA_MAX)
 		return error_create(EINVAL, "a call with %zu bytes of data; at most %u", call->data_len, DATA_MAX);
 	call->failed_call = call->failed_errno = 0;
+	call->result = 0;
 	error = seize(&in);
 	if (error)
 		return error;

@@ -5,6 +5,9 @@
 // tracer leaves behind when it lets the thread go is what the kernel leaves behind for a signal handler: below the thread's stack pointer (and the red zone) a frame
 // with all its registers, the vector ones too, and its signal mask, and the return address of the function is the C library's own way back from a handler.
 //
+// Or all of this stands on a stack of its own (`stack_top`), and the thread's is not touched. What is dead there need not be: QEMU 7.2 goes on reading the head of an ELF
+// file given with -kernel, at each reset, from where it had it on the main thread's stack when it started (docs/evidence.md). So the thread's own is for a call that is a system call and no more.
+//
 //    stack, growing down
 //    | what the thread had            |  <- its stack pointer
 //    | red zone, 128 bytes            |
@@ -25,15 +28,17 @@
 #define INJECT_HOLD_S 20u
 
 struct inject_call {
-	uint64_t function;  // its first argument will be the address of `data` in the process, its second is:
-	uint64_t argument;
+	uint64_t function;
+	uint64_t arguments[6]; // integers; with data the first is the data's address in the process
 	void *data;         // copied there and, when the call has ended, back
-	size_t data_len;    // up to 64 KiB
+	size_t data_len;    // up to 64 KiB; 0 = none
 	uint64_t restorer;  // inject_find_restorer
+	uint64_t stack_top; // of a stack for it, a multiple of 64; 0 = the thread's own
 	unsigned hold_s;    // how long to look for the main thread asleep; 0 = INJECT_HOLD_S
 	// Out: the last system call in it that failed, and how (a positive errno); 0, 0 = none. Valid when it has ended.
 	long failed_call;
 	int failed_errno;
+	int64_t result; // of the last system call in it that succeeded
 };
 
 // How the C library mapped at `libc` comes back from a signal handler: mov $15,%rax; syscall. -> 0: not found.

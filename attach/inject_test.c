@@ -18,6 +18,7 @@
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
+#include <sys/user.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <ucontext.h>
@@ -278,7 +279,21 @@ static void end_victim(void)
 static struct inject_call call_of(struct data *d, enum argument argument)
 {
 	memset(d, 0x11, sizeof(*d));
-	return (struct inject_call){ .function = (uint64_t)(uintptr_t)called, .argument = argument, .data = d, .data_len = sizeof(*d), .restorer = victim.restorer, .hold_s = HANG_S };
+	return (struct inject_call){ .function = (uint64_t)(uintptr_t)called, .arguments = { 0, argument }, .data = d, .data_len = sizeof(*d), .restorer = victim.restorer, .hold_s = HANG_S };
+}
+
+// The victim is traced and asleep in poll: what is below its stack, and it is let go. False: not asleep yet.
+static bool read_sleepers_stack(struct user_regs_struct *regs, void *ret, size_t len)
+{
+	int status;
+	assert_int_equal(ptrace_raw(PTRACE_INTERRUPT, victim.pid, NULL, NULL), 0);
+	assert_int_equal(waitpid(victim.pid, &status, __WALL), victim.pid);
+	assert_int_equal(ptrace_raw(PTRACE_GETREGS, victim.pid, NULL, regs), 0);
+	bool is_asleep = regs->orig_rax == SYS_poll;
+	if (is_asleep)
+		assert_int_equal(pread(victim.target.mem_fd, ret, len, (off_t)(regs->rsp - len)), len);
+	assert_int_equal(ptrace_raw(is_asleep ? PTRACE_DETACH : PTRACE_CONT, victim.pid, NULL, NULL), 0);
+	return is_asleep;
 }
 
 static void assert_error(struct error *error, int code)
@@ -385,6 +400,30 @@ static void a_call_changes_nothing_but_its_data(void **state)
 	end_victim();
 }
 
+static void a_call_may_have_a_stack_of_its_own(void **state)
+{
+	static struct data d;
+	static uint8_t stack[65536] __attribute__((aligned(64)));
+	(void)state;
+	start_victim(SLEEPS);
+	struct inject_call call = call_of(&d, CALL_PLAIN);
+	call.stack_top = (uint64_t)(uintptr_t)stack + sizeof(stack);
+	assert_unharmed(); // what it binds at its first turn is on its stack
+	uint64_t below[4096 / 8] = { 0 }, after[4096 / 8];
+	struct user_regs_struct regs;
+	assert_int_equal(ptrace_raw(PTRACE_SEIZE, victim.pid, NULL, NULL), 0);
+	WAIT_UNTIL(read_sleepers_stack(&regs, below, sizeof(below)));
+	assert_unharmed(); // a poll that was interrupted goes on as restart_syscall, which is let alone: this one is new
+	assert_success(inject_call(&victim.target, &call));
+	assert_int_equal(d.answer, ANSWER);
+	assert_unharmed();
+	assert_int_equal(ptrace_raw(PTRACE_SEIZE, victim.pid, NULL, NULL), 0);
+	WAIT_UNTIL(read_sleepers_stack(&regs, after, sizeof(after)));
+	assert_memory_equal(below, after, sizeof(below));
+	assert_unharmed();
+	end_victim();
+}
+
 static void a_signal_waits_for_the_end_of_the_call(void **state)
 {
 	static struct data d;
@@ -453,6 +492,7 @@ int main(void)
 		cmocka_unit_test(who_ends_during_the_call_is_told),
 		cmocka_unit_test(too_much_data_is_refused),
 		cmocka_unit_test(a_call_changes_nothing_but_its_data),
+		cmocka_unit_test(a_call_may_have_a_stack_of_its_own),
 		cmocka_unit_test(a_signal_waits_for_the_end_of_the_call),
 		cmocka_unit_test(a_tracer_may_die_at_any_step),
 	};
