@@ -74,6 +74,11 @@ static bool is(const char *text, const char *word)
 	return strcmp(text, word) == 0;
 }
 
+static bool needs_no_hook(const struct doctor_vm *vm)
+{
+	return is(vm->link, "debugcon") || is(vm->link, "serial");
+}
+
 // ---- How it stands ----------------------------------------------------------------------------------------
 
 static bool is_library_skewed(const struct doctor_vm *vm)
@@ -125,7 +130,9 @@ static void judge_kvm(const struct doctor_facts *f, struct doctor_line *l)
 {
 	const struct doctor_host *h = &f->host;
 
-	if (h->kvm_error == EACCES || h->kvm_error == EPERM)
+	if (h->kvm_error && f->vm && needs_no_hook(f->vm))
+		pass(l, "not needed: the link is %s", f->vm->link);
+	else if (h->kvm_error == EACCES || h->kvm_error == EPERM)
 		fail(l, "add this user to the group that owns it: adduser USER kvm, then log in again", "/dev/kvm may not be used: %s", strerror(h->kvm_error));
 	else if (h->kvm_error)
 		fail(l, "turn virtualization on in the firmware and load kvm_intel or kvm_amd (in a VM: nested virtualization); "
@@ -253,7 +260,7 @@ static void judge_hook(const struct doctor_facts *f, struct doctor_line *l)
 
 	if (!vm->is_alive)
 		doubt(l, "start the VM", "there is no VM");
-	else if (!is(vm->link, "hook"))
+	else if (needs_no_hook(vm))
 		pass(l, "not needed: the link is %s", vm->link);
 	else if (vm->is_vmm_listening)
 		pass(l, "libvmkd-vmm.so follows the VM");

@@ -133,7 +133,7 @@ void look_at_greeting(struct doctor_vm *vm)
 	ssize_t len;
 
 	if (!error)
-		error = sock_connect_unix(path, SOCK_SEQPACKET, 0, &fd);
+		error = sock_connect_unix(path, SOCK_SEQPACKET, SOCK_NONBLOCK, &fd); // a stopped VMM lets nobody in
 	error_free(error); // who does not listen says nothing
 	if (fd < 0)
 		return;

@@ -272,6 +272,21 @@ def stopped_broker():
             broker.wait()
 
 
+@test("a VMM that is stopped: nobody waits for it, however often it is looked at")
+def stopped_vmm():
+    with HOOK.vm("still", "--scenario", "counter", "--run", "--no-serve") as vm:
+        pid = int(becomes(vm, "host late").lines["vm"]["text"].split()[-1])
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            for _ in range(6):
+                report = doctor(vm)
+                expect(report.situation == "unknown", report.situation)
+                report.says("broker", "failed", "nobody serves")
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        becomes(vm, "host late")
+
+
 @test("a library that is not in the VMM")
 def no_library():
     with Folder() as f:

@@ -84,6 +84,8 @@ static struct error *connect_failed(const char *path, int code)
 		return error_create(code, "%s: there is no such socket", path);
 	if (code == ECONNREFUSED)
 		return error_create(code, "%s: nobody listens there any more (a dead socket)", path);
+	if (code == EAGAIN)
+		return error_create(code, "%s: others wait there already, and nobody lets them in", path);
 	return error_create(code, "%s: cannot connect: %s", path, strerror(code));
 }
 
@@ -97,9 +99,9 @@ struct error *sock_connect_unix(const char *path, int type, int flags, int *ret_
 		error = new_socket(AF_UNIX, type, &fd);
 	if (error)
 		return error;
+	set_flags(fd, flags);
 	if (connect(fd, (struct sockaddr *)&address, sizeof(address)) < 0)
 		return connect_failed(path, errno);
-	set_flags(fd, flags);
 	*ret_fd = cleanup_take_fd(&fd);
 	return NULL;
 }

@@ -24,8 +24,8 @@ struct sock_address {
 // Split and check; names are not resolved. -> NULL and *ret, or an error that shows the expected forms.
 ERROR_MUST_CHECK struct error *sock_parse_address(const char *text, struct sock_address *ret);
 
-// Connect to a Unix socket; type is SOCK_STREAM or SOCK_SEQPACKET, `flags` may hold SOCK_NONBLOCK (set after connecting).
-// Errors keep errno: ENOENT nothing there, ECONNREFUSED nobody listens (a dead socket), EACCES, ENAMETOOLONG.
+// Connect to a Unix socket; type is SOCK_STREAM or SOCK_SEQPACKET, `flags` may hold SOCK_NONBLOCK: then a listener that lets nobody in (a stopped process) is not
+// waited for. Errors keep errno: ENOENT nothing there, ECONNREFUSED nobody listens (a dead socket), EAGAIN (SOCK_NONBLOCK) its queue is full, EACCES, ENAMETOOLONG.
 ERROR_MUST_CHECK struct error *sock_connect_unix(const char *path, int type, int flags, int *ret_fd);
 
 // Connect by TCP (blocking, all addresses of the name in turn), with TCP_NODELAY: KD is a conversation of small packets.

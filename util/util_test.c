@@ -221,6 +221,28 @@ static void test_unix_sockets(void **state)
 }
 
 // It may call itself anything, and is shown on terminals.
+// A stopped process lets nobody in; who must not wait is told so.
+static void test_a_full_queue_is_not_waited_for(void **state)
+{
+	struct error *error = NULL;
+	int listener, fds[1024], count = 0;
+	char path[96];
+
+	(void)state;
+	snprintf(path, sizeof(path), "%s/queue", scratch);
+	ok(sock_listen_unix(path, SOCK_SEQPACKET, 0, &listener));
+	assert_int_equal(listen(listener, 1), 0);
+	while (!error && count < 1024) {
+		error = sock_connect_unix(path, SOCK_SEQPACKET, SOCK_NONBLOCK, &fds[count]);
+		count += !error;
+	}
+	fails(error, EAGAIN, "nobody lets them in");
+	assert_true(count > 0);
+	while (count)
+		close(fds[--count]);
+	close(listener);
+}
+
 static void test_names_of_peers_move_no_cursor(void **state)
 {
 	char was[16], who[64];
@@ -782,6 +804,7 @@ int main(void)
 		cmocka_unit_test(test_folders_are_private),
 		cmocka_unit_test(test_addresses),
 		cmocka_unit_test(test_unix_sockets),
+		cmocka_unit_test(test_a_full_queue_is_not_waited_for),
 		cmocka_unit_test(test_names_of_peers_move_no_cursor),
 		cmocka_unit_test(test_no_descriptor_for_who_knocks),
 		cmocka_unit_test(test_received_descriptors_are_bounded),
