@@ -9,7 +9,7 @@
 //   ci=N               the code integrity options that the kernel reports; ci=none: it does not know the question (as XP)
 //   fail=WHAT[:N]      WHAT is pool, contiguous, map, query, log or key: every call fails, or the N-th alone; repeatable
 //   unlist=WHAT        kernel or transport is missing in the module list
-//   listgrows=N        the module list is one entry longer at each of the first N questions
+//   listgrows=N        the module list is N entries longer at each question
 //   unexport=NAME      the transport loses that export before the driver starts; repeatable
 //   lacks=NAME         the kernel loses that export before the driver starts, as old kernels lack some; repeatable
 //   groups=N           groups of processors that the kernel says it has (default 1)

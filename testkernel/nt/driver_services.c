@@ -30,9 +30,7 @@ static bool is_unlisted(const struct nt_module *m)
 
 static uint32_t list_growth(void)
 {
-    uint64_t rounds = hal_option_number("listgrows", 0);
-
-    return (uint32_t)(list_questions < rounds ? list_questions : rounds);
+    return list_questions * (uint32_t)hal_option_number("listgrows", 0);
 }
 
 static void put_module(struct nt_module_list *list, const char *path, uintptr_t base, uint32_t size)
