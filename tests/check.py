@@ -44,11 +44,6 @@ def python(script, *args):
     return [sys.executable, "-u", script, *args]
 
 
-def soon(script, *args):
-    """As python(), but for a script that is still on its way."""
-    return python(script, *args) if (ROOT / script).exists() else ["sh", "-c", f"echo {script} is not there yet; exit {SKIPPED}"]
-
-
 def starts(*ways):
     """What tests/conformance is to start."""
     return [word for way in ways for word in ("--start", way)]
@@ -130,11 +125,11 @@ def stages(long):
         Stage("late", "a host that comes late: old lines, modules, what must not be done to the kernel", python("tests/test_late.py"), built, guard=1800),
         Stage("prints", "nothing printed is lost, however the guest ends", python("tests/test_prints.py"), built, guard=2400),
         Stage("trace", "vmkd trace, replays, and tshark's reading of the same files", python("tests/test_trace.py"), built, guard=1800),
-        Stage("sign", "signatures and page hashes of the guest's binaries, a changed byte, the same bytes again", soon("tests/test_sign.py"), built),
+        Stage("sign", "signatures and page hashes of the guest's binaries, a changed byte, the same bytes again", python("tests/test_sign.py"), built),
         Stage("medium", "install.cmd, uninstall.cmd under Wine, for each Windows generation", python("tests/test_medium.py", *how_long), built, guard=1800),
         Stage("setup", "vmkd setup: disk images made here, changed, read by others, undone", python("tests/test_setup.py", *how_long), built, guard=1800),
         Stage("driver", "vmkd.sys in the test kernel: found, started, refused, stopped", python("tests/test_driver.py"), built, guard=1800),
-        Stage("attach", "vmkd attach: a QEMU that runs, and processes that are none", soon("tests/test_attach.py", *how_long), built, guard=1800),
+        Stage("attach", "vmkd attach: a QEMU that runs, and processes that are none", python("tests/test_attach.py", *how_long), built, guard=1800),
         Stage("libvirt", "vmkd libvirt with libvirt's own daemon", python("tests/test_libvirt.py"), built, guard=1800),
         Stage("doctor", "vmkd doctor: what it says of each state of a VM", python("tests/test_doctor.py"), built, guard=1800),
         Stage("package", "make install, the Debian package, pages and completions", python("tests/test_package.py"), built, slots=2, guard=1800),
