@@ -200,7 +200,7 @@ static const char *object_id(const char *id)
 static void print_object(const char *id)
 {
     size_t prefix = strlen(join("bcd/", id, "/"));
-    printf("\r\nZblorp \"Kwik\" & {frob} %%PATH%%\r\n----------------------\r\n");
+    printf("\r\nZblorp \"Kwik\" & {a-b-c-d-e} %%PATH%%\r\n----------------------\r\n");
     printf("quuxid (a-b-c-d-e)      %s\r\n", id);
     for (unsigned i = 0; i < state.count; i++)
         if (!_strnicmp(state.line[i], join("bcd/", id, "/"), prefix) && strncmp(state.line[i] + prefix, "type", 4))

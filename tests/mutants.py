@@ -99,7 +99,7 @@ SKIPPED = 77  # what a test returns that could test nothing here (no KVM)
 def targets_of(tests):
     """What make has to build for them; scripts use what a user runs."""
     programs = [f"build/tests/{t}" for t in tests if not t.startswith("tests/")]
-    return programs + (["host", "man"] if len(programs) < len(tests) else [])
+    return programs + (["all", "man", "guest-iso", "build/tests/medium-stub.exe"] if len(programs) < len(tests) else [])
 
 
 def command(test):

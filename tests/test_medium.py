@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""install.cmd, uninstall.cmd and status.cmd of the guest medium, under Wine's cmd. tests/test_medium.py [--long] [--only WORD]
+"""install.cmd, uninstall.cmd and status.cmd of the guest medium, under Wine's cmd. tests/test_medium.py [--long] [--only NAME] [--part NAME]
 
 Each Windows generation is a folder with the tools that it has (tests/medium_stub.c plays all of them, in a language that nobody
 knows) and a state that they keep. What is held against each other is everything: that state, and every file's bytes.
@@ -8,6 +8,7 @@ knows) and a state that they keep. What is held against each other is everything
 Cut short at any point: the script runs once with a stop before each of its lines; at each stop everything is written down. Each
 different situation is then put in place and uninstall.cmd must make of it what there was before. Nothing here is a real Windows."""
 import argparse
+import fcntl
 import os
 import shutil
 import subprocess
@@ -43,19 +44,24 @@ OURS = (b"multi(0)disk(0)rdisk(0)partition(1)\\WINDOWS=\"vmkd debugging\" /DEBUG
 EVERYWHERE = ["reg", "sc", "attrib", "find", "fc"]
 
 
+MENU = ("/default", "/timeout", "5")
+
+
 class Generation:
-    def __init__(self, name, build, arch, way, tools=()):
+    """options: what its round trip says to install.cmd."""
+
+    def __init__(self, name, build, arch, way, tools=(), options=()):
         self.name, self.build, self.arch, self.way = name, build, arch, way
-        self.tools = EVERYWHERE + list(tools)
+        self.tools, self.options = EVERYWHERE + list(tools), options
 
 
 GENERATIONS = [
     Generation("XP", 2600, "x86", "bootini"),
-    Generation("2003 x64", 3790, "x64", "bootini", ["certutil"]),
-    Generation("Vista", 6002, "x86", "dbgtransport", ["bcdedit", "certutil", "takeown", "icacls"]),
+    Generation("2003 x64", 3790, "x64", "bootini", ["certutil"], MENU),
+    Generation("Vista", 6002, "x86", "dbgtransport", ["bcdedit", "certutil", "takeown", "icacls"], MENU),
     Generation("7", 7601, "x64", "dbgtransport", ["bcdedit", "certutil", "takeown", "icacls", "manage-bde"]),
     Generation("8", 9200, "x86", "kdcom", ["bcdedit", "certutil", "takeown", "icacls", "manage-bde"]),
-    Generation("10", 19045, "x64", "kdcom", ["bcdedit", "certutil", "takeown", "icacls", "manage-bde"]),
+    Generation("10", 19045, "x64", "kdcom", ["bcdedit", "certutil", "takeown", "icacls", "manage-bde"], MENU),
     Generation("11", 22631, "x64", "kdcom", ["bcdedit", "certutil", "takeown", "icacls", "manage-bde"]),
 ]
 
@@ -160,10 +166,12 @@ class Guest:
 
 
 class Wine:
-    """A Wine prefix of the test's own, in the build folder so that it is made once."""
+    """A Wine prefix of the test's own, in the build folder so that it is made once. One test at a time: the drive letters are in it."""
 
     def __init__(self, scratch):
         self.prefix = BUILD / "tests" / "medium-wine"
+        self.lock = open(BUILD / "tests" / "medium-wine.lock", "w")
+        fcntl.flock(self.lock, fcntl.LOCK_EX)
         self.stub = scratch / "stub.exe"
         shutil.copy(STUB, self.stub)
         self.env = {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "WINEPREFIX": str(self.prefix), "WINEDEBUG": "-all", "HOME": str(scratch),
@@ -252,15 +260,17 @@ def added_entry(state, before):
 
 
 def expected(generation, before, state):
-    """The situation after install.cmd without options, except for the journal; None without a new boot entry where one belongs."""
+    """The situation after install.cmd, except for the journal; None without a new boot entry where one belongs."""
     want, files = dict(before[0]), dict(before[1])
     want |= {"svc/vmkd": "binPath=\\SystemRoot\\System32\\drivers\\vmkd.sys type=kernel start=demand error=normal "
                          "DisplayName=vmkd kernel debugging transport ",
              EVENTS + "EventMessageFile": r"REG_EXPAND_SZ %SystemRoot%\System32\drivers\vmkd.sys", EVENTS + "TypesSupported": "REG_DWORD 7"}
     files |= {"WINDOWS/System32/drivers/vmkd.sys": medium_file(generation, "vmkd.sys"), "WINDOWS/vmkd": None}
     if generation.way == "bootini":
-        at = BOOT_INI.index(b"C:\\CMDCONS")
-        files |= {"boot.ini": BOOT_INI[:at] + OURS + BOOT_INI[at:], "WINDOWS/System32/kdvmkd.dll": medium_file(generation, "kdvmkd.dll")}
+        # With /default our line comes first, else behind the one it was copied from.
+        text = BOOT_INI.replace(b"timeout=30", b"timeout=5") if generation.options else BOOT_INI
+        at = text.index(b"multi(0)disk(0)rdisk(0)partition(1)\\WINDOWS=\"" if generation.options else b"C:\\CMDCONS")
+        files |= {"boot.ini": text[:at] + OURS + text[at:], "WINDOWS/System32/kdvmkd.dll": medium_file(generation, "kdvmkd.dll")}
         return want, files
     thumbprint = (MEDIUM / "vmkd-test.id").read_text().strip()
     want |= {f"cert/{store}/{thumbprint}": "1" for store in ("Root", "TrustedPublisher")}
@@ -269,6 +279,8 @@ def expected(generation, before, state):
         return None
     entry = expected_entry(generation, elements_of(before[0], WINDOWS))
     want |= {f"bcd/{guid}/{k}": v for k, v in entry.items()} | {f"bcd/{BOOTMGR}/24000001": f"{WINDOWS} {OTHER} {guid}"}
+    if generation.options:
+        want |= {f"bcd/{BOOTMGR}/23000003": guid, f"bcd/{BOOTMGR}/25000004": seconds(5)}
     if generation.way == "dbgtransport":
         return want, files | {"WINDOWS/System32/kdvmkd.dll": medium_file(generation, "kdvmkd.dll")}
     original = "WINDOWS/System32/kdcom.dll"
@@ -290,11 +302,11 @@ def without_keepsakes(situation):
 def round_trip(report, guest):
     name, before = guest.generation.name, guest.situation()
     inode = (guest.drive / "WINDOWS/System32/kdcom.dll").stat().st_ino
-    status, output = guest.run("install.cmd")
+    status, output = guest.run("install.cmd", *guest.generation.options)
     installed = guest.situation()
     want = expected(guest.generation, before, installed[0])
     wrong = "no boot entry was made" if want is None else difference(without_keepsakes(installed), want)
-    report.check(f"{name}: installed as specified", status == 0 and not wrong, f"status {status}; {wrong}; it said: {output}")
+    report.check(f"{name}: installed as specified {' '.join(guest.generation.options)}", status == 0 and not wrong, f"status {status}; {wrong}; it said: {output}")
     texts = {"bootini": "boot menu", "dbgtransport": "test signing", "kdcom": "F8"}
     said = texts[guest.generation.way] in output and ("4 GiB" in output) == (guest.generation.build >= 22000)
     report.check(f"{name}: the user is told what to do at the next start", said, output)
@@ -320,8 +332,8 @@ def what_status_says(report, guest):
                  f"status {status}: {output}")
     state, files = installed
     unseen = []
-    for key in [k for k in state if k.startswith(("svc/", "cert/Root", EVENTS + "Event")) or k.endswith("/type") and k not in before[0]]:
-        prefix = key.rsplit("/", 1)[0] if key.startswith(("bcd/", "reg/")) else key
+    for key in [k for k in state if k.startswith("svc/") or (k.endswith("/type") and k not in before[0])]:
+        prefix = key.removesuffix("/type")
         guest.restore(({k: v for k, v in state.items() if not k.startswith(prefix)}, files))
         if guest.run("status.cmd")[0] != 2:
             unseen.append(key)
@@ -334,22 +346,6 @@ def what_status_says(report, guest):
     guest.restore(before)
     status, output = guest.run("uninstall.cmd")
     report.check(f"{name}: nothing to undo is no failure", status == 0 and guest.situation() == before, output)
-
-
-def with_menu(report, guest):
-    name, before = guest.generation.name, guest.situation()
-    status, output = guest.run("install.cmd", "/default", "/timeout", "5")
-    state, files = guest.situation()
-    if guest.generation.way == "bootini":
-        text = files["boot.ini"]
-        right = b"timeout=5\r\n" in text and OURS + b"multi(0)disk(0)rdisk(0)partition(1)\\WINDOWS=\"Home" in text
-    else:
-        guid = added_entry(state, before[0])
-        right = state[f"bcd/{BOOTMGR}/23000003"] == guid and state[f"bcd/{BOOTMGR}/25000004"] == seconds(5)
-    report.check(f"{name}: /default and /timeout", status == 0 and right, output)
-    status, output = guest.run("uninstall.cmd")
-    wrong = difference(guest.situation(), before)
-    report.check(f"{name}: default and time are undone, too", status == 0 and not wrong, f"status {status}; {wrong}; {output}")
 
 
 def driver_only(report, guest):
@@ -389,7 +385,7 @@ def refusals(report, by_way):
     refused(report, ten, "an unknown build", "build", also={VERSION: "REG_SZ 8102"})
     refused(report, ten, "no build at all", "build", also={VERSION: None})
     refused(report, ten, "Windows 2000", "build", also={VERSION: "REG_SZ 2195"})
-    for wrong in ("x", "-1", "1000", "010", "5+5", '""', ""):
+    for wrong in ("-1", "1000", "010", "5+5", ""):
         refused(report, ten, f"/timeout {wrong}", "/timeout wants", "/timeout", wrong)
     refused(report, ten, "an unknown option", "usage", "/quick")
     refused(report, ten, "the menu's time cannot be read", "cannot be read", "/timeout", "5", also={f"bcd/{BOOTMGR}/type": None})
@@ -481,7 +477,7 @@ def update_in_between(report, guest):
     guest.restore(before)
 
 
-def peculiarities(report, by_way, is_long):
+def peculiarities(report, by_way):
     """Machines that differ from the ordinary."""
     xp, eleven = by_way["bootini"], by_way["kdcom"]
     there_and_back(report, eleven, "the new entry's GUID comes first in bcdedit's sentence; it takes no empty strings", guid_first="1", picky="1",
@@ -490,10 +486,8 @@ def peculiarities(report, by_way, is_long):
                    also={f"bcd/{BOOTMGR}/25000004": None})
     there_and_back(report, xp, "a boot.ini without attributes and last line end, no BootDir in the registry", boot_ini=BOOT_INI.rstrip(b"\r\n"),
                    also={"attr/G:\\boot.ini": None, r"reg/HKLM\SOFTWARE\Microsoft\Windows\CurrentVersion\Setup/BootDir": None})
-    if is_long:
-        there_and_back(report, eleven, "no Secure Boot key at all", also={SECURE_BOOT: None})
-        thumbprint = (MEDIUM / "vmkd-test.id").read_text().strip()
-        there_and_back(report, eleven, "a certificate that was there before stays", also={f"cert/Root/{thumbprint}": "1"})
+    thumbprint = (MEDIUM / "vmkd-test.id").read_text().strip()
+    there_and_back(report, eleven, "a certificate that was there before stays; no Secure Boot key at all", also={f"cert/Root/{thumbprint}": "1", SECURE_BOOT: None})
 
 
 def torn_journal(report, guest):
@@ -576,13 +570,42 @@ def failing_tools(report, guest, *args, every=1):
     report.check(f"{name}: every tool fails once{'' if every == 1 else ', some of them'}", not wrong, f"{len(wrong)}: {wrong[:3]}")
 
 
+# ---- Which of them ----------------------------------------------------------------------------------------------------
+
+# Of each generation, or of all three ways together; in a short run some for one generation only, and a sample.
+EACH = {"trip": round_trip, "status": what_status_says,
+        "cut": lambda report, guest, every=1: cut_short(report, guest, *MENU, every=every),
+        "fail": lambda report, guest, every=1: failing_tools(report, guest, *MENU, every=every)}
+SHORT = {"status": ("11",), "cut": ("11",), "fail": ("11",)}
+SHORT_EVERY = {"cut": {"every": 12}, "fail": {"every": 31}}
+TOGETHER = {"refused": refusals, "odd": peculiarities, "between": user_in_between,
+            "outside": lambda report, by_way: prepared_from_outside(report, by_way["kdcom"]),
+            "driver": lambda report, by_way: driver_only(report, by_way["dbgtransport"]),
+            "torn": lambda report, by_way: torn_journal(report, by_way["kdcom"])}
+
+
+def run(report, wine, args, is_long):
+    guests = [Guest(wine, generation) for generation in GENERATIONS if args.only in ("", generation.name)]
+    try:
+        for guest in guests:
+            for part, test in EACH.items():
+                if args.part in ("", part) and (is_long or args.only or guest.generation.name in SHORT.get(part, [guest.generation.name])):
+                    test(report, guest, **({} if is_long else SHORT_EVERY.get(part, {})))
+        by_way = {g.generation.way: g for g in guests}
+        for part, test in TOGETHER.items():
+            if args.part in ("", part) and len(by_way) == 3:
+                test(report, by_way)
+    finally:
+        for guest in guests:
+            guest.remove()
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--long", action="store_true", help="cut every generation short at every place, let every call fail")
-    parser.add_argument("--only", default="", help="generations whose name contains this")
+    parser.add_argument("--only", default="", metavar="NAME", choices=["", *(g.name for g in GENERATIONS)], help="one generation")
+    parser.add_argument("--part", default="", choices=["", *EACH, *TOGETHER], help="one part")
     args = parser.parse_args()
-    is_long = args.long or "VMKD_CHECK_LONG" in os.environ
-    report = Report()
     for needed in (MEDIUM / "install.cmd", STUB):
         if not needed.exists():
             print(f"{needed} is missing; build with make")
@@ -590,49 +613,17 @@ def main():
     if not shutil.which("wine"):
         print("no wine here; tools/setup check installs it")
         sys.exit(SKIPPED)
+    report = Report()
     scratch = Path(tempfile.mkdtemp(prefix="vmkd-medium-"))
-    wine, guests = None, []
     try:
         wine = Wine(scratch)
-        for generation in GENERATIONS:
-            if args.only not in generation.name:
-                continue
-            guests.append(guest := Guest(wine, generation))
-            run_one(report, guest, is_long)
-        if not args.only:
-            run_special(report, guests, is_long)
-    finally:
-        if wine:
+        try:
+            run(report, wine, args, args.long or "VMKD_CHECK_LONG" in os.environ)
+        finally:
             wine.end()
-        for guest in guests:
-            guest.remove()
+    finally:
         shutil.rmtree(scratch)
     report.exit()
-
-
-def run_one(report, guest, is_long):
-    round_trip(report, guest)
-    if is_long or guest.generation.name in ("XP", "7", "11"):
-        with_menu(report, guest)
-    if is_long or guest.generation.name in ("XP", "11"):
-        what_status_says(report, guest)
-    if is_long:
-        cut_short(report, guest, "/default", "/timeout", "5")
-        failing_tools(report, guest, "/default", "/timeout", "5")
-
-
-def run_special(report, guests, is_long):
-    by_way = {g.generation.way: g for g in guests}
-    for guest in by_way.values():
-        if guest.generation.way == "kdcom" and not is_long:
-            cut_short(report, guest, "/default", "/timeout", "5", every=6)
-            failing_tools(report, guest, every=17)
-    refusals(report, by_way)
-    prepared_from_outside(report, by_way["kdcom"])
-    peculiarities(report, by_way, is_long)
-    user_in_between(report, by_way)
-    driver_only(report, by_way["dbgtransport"])
-    torn_journal(report, by_way["kdcom"])
 
 
 if __name__ == "__main__":

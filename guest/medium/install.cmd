@@ -87,7 +87,7 @@ set "SYS=%MEDIUM%%ARCH%\vmkd.sys"
 set "MISSING="
 for %%f in ("%DLL%" "%SYS%" "%MEDIUM%vmkd-test.cer" "%MEDIUM%vmkd-test.id" "%MEDIUM%uninstall.cmd") do if not exist %%f set "MISSING=%%~f"
 if not defined MISSING goto :medium_complete
-echo vmkd: %MISSING% is missing; run install.cmd from the vmkd medium.
+echo vmkd: "%MISSING%" is missing; run install.cmd from the vmkd medium.
 exit /b 1
 :medium_complete
 
