@@ -13,7 +13,7 @@
 //
 // Every step may be repeated, and what was left half done by a caller that died is gone on with.
 //
-// Rules: in the VMM's main thread, which sleeps in poll and holds no lock of the C library's; signals may be blocked; it takes some 100 KiB of stack at most.
+// Rules: in the VMM's main thread, which sleeps in poll and holds no lock of the C library's; signals are blocked; it takes some 100 KiB of stack at most.
 // Nothing here is undone before the process ends: code that a vCPU is in cannot be taken away.
 #ifndef VMM_LATE_H
 #define VMM_LATE_H

@@ -11,7 +11,8 @@ $(call host_library,libvmkd-vmm.so,$(VMM_HOOK) $(VMM_CORE),-ldl,vmm/libvmkd-vmm.
 ifeq ($(SAN),)
 $(call unit_test,vmm-hook,vmm/hook_test.c vmm/tiny_vm.c vmm/test_broker.c vmm/fake_guest.c wire/ring.c,-lcmocka)
 $(call unit_test,vmm-virtualkd-hook,vmm/virtualkd_hook_test.c vmm/tiny_vm.c vmm/test_broker.c vmm/fake_guest.c wire/ring.c,-lcmocka)
-$(O)/tests/vmm-hook $(O)/tests/vmm-virtualkd-hook: | $(O)/libvmkd-vmm.so
+$(call unit_test,vmm-late,vmm/late_test.c vmm/tiny_vm.c vmm/fake_guest.c wire/ring.c,-lcmocka -ldl)
+$(O)/tests/vmm-hook $(O)/tests/vmm-virtualkd-hook $(O)/tests/vmm-late: | $(O)/libvmkd-vmm.so
 endif
 
 $(call unit_test,vmm-memory,vmm/memory_test.c vmm/memory.c,-lcmocka)
