@@ -464,6 +464,21 @@ def session_hook():
         expect(d.definition() == d.before, "the definition after disable is not that of before")
 
 
+@test("vmkd attach: the library into a domain that runs without it, its monitor asked through virsh")
+def late():
+    with Domain("kvm") as d:
+        d.start()
+        words = [VMKD, "attach", d.pid(), d.name, "--libvirt", d.name, "--connect", d.uri]
+        refused(run(*words[:5], "no-such-domain", *words[6:], env=ENVIRONMENT), 1, "no-such-domain")
+        for said in ("2 of 2 vCPUs come through", "nothing was changed"):
+            status, text = run(*words, env=ENVIRONMENT)
+            expect(status == 0 and said in text, f"attach ended with {status}: {text}")
+        expect(Path(f"/proc/{d.pid()}").stat().st_uid != 0, "QEMU runs as root")
+        d.serve()
+        text = d.kd("vertarget; db nt L20; qs")
+        expect("4d 5a" in text and "from the VM's RAM" in text, f"what a debugger sees: {text}")
+
+
 # ---- living with it ---------------------------------------------------------------------------------------------------
 
 def stays_through(d, user):
