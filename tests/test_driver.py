@@ -230,7 +230,7 @@ def booted_with_vmkd(where):
     fails(where, forced(where), NOT_SUPPORTED, "kdvmkd.dll")
 
 
-@test("a processor that takes no interrupts for seconds: the driver gives up, and everything is as it was", BOTH_ARCHES)
+@test("a processor that takes no interrupts for seconds: the driver gives up, and everything is as it was", BOTH_ARCHES if LONG else (X64,))
 def busy_processor(where):
     with start_and_stay(where, IO_TIMEOUT, "--cpus", 2, *words("latedpc=12000", *forced(where))) as vm:
         ended = wait_for_start(vm)
@@ -239,7 +239,7 @@ def busy_processor(where):
         judge_event(where, ended, IO_TIMEOUT, "busy")
 
 
-@test("each allocation, mapping and question may fail once: nothing is left", BOTH_ARCHES)
+@test("each allocation, mapping and question may fail once: nothing is left", BOTH_ARCHES if LONG else (X64,))
 def one_failure_each(where):
     for what in ("pool", "contiguous", "map", "query", "key", "log"):
         for call in range(1, 20):
