@@ -38,22 +38,26 @@ static void nap_ms(long ms)
 
 // ---- The library ------------------------------------------------------------------------------------------
 
+// What this file lacks, another has: the value stays.
+static void note_functions(struct attach *a, const struct target_mapping *m)
+{
+	if (!a->restorer)
+		a->restorer = inject_find_restorer(&a->target, m);
+	(void)!target_find_function(&a->target, m, "mmap", &a->mmap);
+	(void)!target_find_function(&a->target, m, "munmap", &a->munmap);
+	(void)!target_find_function(&a->target, m, "dlopen", &a->dlopen);
+}
+
 // Which files have dlopen: glibc since 2.34; before that libdl; under their old names; musl.
-static struct error *find_dlopen(struct attach *a)
+static struct error *find_functions(struct attach *a)
 {
 	static const char *const prefixes[] = { "libc.so.", "libc-2.", "ld-musl-", "libdl.so.", "libdl-2." };
-	const size_t count = sizeof(prefixes) / sizeof(prefixes[0]);
 
-	for (size_t i = 0; i < count; i++) {
+	for (size_t i = 0; i < sizeof(prefixes) / sizeof(prefixes[0]); i++) {
 		const struct target_mapping *m = target_find_file(&a->target, prefixes[i]);
 
-		if (m && !a->restorer)
-			a->restorer = inject_find_restorer(&a->target, m);
-		if (!m)
-			continue;
-		(void)!target_find_function(&a->target, m, "mmap", &a->mmap); // of several that have it the last one, which has the others' dlopen, too
-		(void)!target_find_function(&a->target, m, "munmap", &a->munmap);
-		(void)!target_find_function(&a->target, m, "dlopen", &a->dlopen);
+		if (m)
+			note_functions(a, m);
 	}
 	if (a->dlopen && a->mmap && a->munmap && a->restorer)
 		return NULL;
@@ -264,7 +268,7 @@ struct error *attach_run(const struct attach_options *o, struct attach_result *r
 	a->monitor.fd = -1;
 	error = target_open(o->pid, &a->target);
 	if (!error) {
-		error = find_dlopen(a);
+		error = find_functions(a);
 		if (!error)
 			error = open_monitor(o, &a->monitor);
 		if (!error)

@@ -20,6 +20,7 @@
 
 #define ANSWER_MAX (8u << 20) // a memory tree of some 100 KB, doubled by JSON's escapes
 #define CHUNK 65536u
+#define GREETING_S 5
 
 static int64_t now_ms(void)
 {
@@ -92,10 +93,10 @@ static cJSON *command(const char *name, const char *line)
 	return object;
 }
 
-// -> the answer, or NULL. `object` is taken; NULL: only listen, for the greeting.
+// -> the answer, or NULL. `object` is taken; NULL: only listen, for the greeting, which comes at once unless another client holds the monitor.
 static cJSON *exchange(int fd, cJSON *object)
 {
-	int64_t deadline = now_ms() + HMP_TIMEOUT_S * 1000;
+	int64_t deadline = now_ms() + (object ? HMP_TIMEOUT_S : GREETING_S) * 1000;
 	struct buf b;
 	cJSON *answer = NULL;
 

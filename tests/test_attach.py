@@ -491,7 +491,7 @@ def killed_tracer():
         (folder.path / "shim.c").write_text(SHIM)
         shim = folder.path / "shim.so"
         subprocess.run(["gcc", "-shared", "-fPIC", "-o", shim, folder.path / "shim.c"], check=True)
-        step, stride, status = 1, 9 if LONG else 300, None
+        step, stride, status = 1, 5 if LONG else 300, None
         while status != 0:
             with Plain() as plain:
                 plain.booted()
