@@ -339,6 +339,7 @@ static void test_ntfs_damaged(void **state)
 		{ RECORD + 20, 2, 1020 },         // attributes there
 		{ RECORD + 60, 4, 0 },            // an attribute of no length
 		{ RECORD + 60, 4, 2000 },         // a longer one than the record
+		{ RECORD + 92, 4, 2000 },         // the one that counts, too
 		{ RECORD + 88 + 8, 1, 1 },        // not resident
 		{ RECORD + 88 + 20, 2, 30 },      // its value behind its end
 		{ RECORD + 88, 4, 0xffffffff },   // not there

@@ -26,6 +26,7 @@ from vm import BUILD, GUARD_S, VMKD, wait_for
 
 REPORT = Report()
 TESTS = []
+SKIPPED = 77
 LONG = "--long" in sys.argv
 # In memory: what is tested does not depend on the disk, and waits for it hundreds of times.
 SCRATCH = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
@@ -816,7 +817,8 @@ def main():
     words = [w for w in sys.argv[1:] if w != "--long"]
     if os.geteuid() != 0:
         REPORT.skip("vmkd setup", "needs root, which mounts volumes")
-        return REPORT.finish()
+        REPORT.finish()
+        return SKIPPED
     for title, function in TESTS:
         if words and not any(word in title for word in words):
             continue
