@@ -57,7 +57,9 @@ static void note_descriptor(struct descriptors *d, int fd, const char *what)
 		d->vm = fd;
 		d->vm_count++;
 	} else if (d->is_adding && strncmp(what, VCPU_PREFIX, strlen(VCPU_PREFIX)) == 0 && !vcpu_find(fd)) {
+		pthread_mutex_lock(&hook.lock);
 		vcpu_add(late.vm, fd, (uint32_t)strtoul(what + strlen(VCPU_PREFIX), NULL, 10));
+		pthread_mutex_unlock(&hook.lock);
 		d->has_failed |= !vcpu_find(fd);
 	}
 }
@@ -95,12 +97,9 @@ static bool find_vm(struct late_args *args, struct descriptors *d)
 static bool add_vcpus(struct late_args *args, struct descriptors *d)
 {
 	d->is_adding = true;
-	pthread_mutex_lock(&hook.lock);
-	bool is_read = each_descriptor(args, d);
-	pthread_mutex_unlock(&hook.lock);
-	if (is_read && d->has_failed)
-		return refuse(args, "a vCPU's page cannot be mapped, or its descriptor is above %u", VCPU_FD_MAX);
-	return is_read;
+	if (!each_descriptor(args, d))
+		return false;
+	return !d->has_failed || refuse(args, "a vCPU's page cannot be mapped, or its descriptor is above %u", VCPU_FD_MAX);
 }
 
 // ---- Who calls ioctl ----------------------------------------------------------------------------
