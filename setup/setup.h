@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// `vmkd setup`: prepares the Windows in a stopped VM's disk image for vmkd, and undoes that, without booting it.
+// Prepares the Windows in a stopped VM's disk image for vmkd, and undoes that, without booting it: `vmkd setup`.
 #ifndef SETUP_SETUP_H
 #define SETUP_SETUP_H
 
