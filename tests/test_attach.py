@@ -17,7 +17,7 @@ from pathlib import Path
 
 import vm as vms
 from e2e import KVM, Folder, Skip, attach, expect, main, need_kvm, refused, test
-from kdclient import KdClient
+from kdclient import KdClient, KdTimeout, StateChange
 from vm import BUILD, GUARD_S, ROOT, Qmp, die_with_parent, wait_for
 
 LONG = "--long" in sys.argv
@@ -29,12 +29,12 @@ LIBRARY = "libvmkd-vmm.so"
 class Plain:
     """QEMU with the test kernel as anybody may have started it: without a word of vmkd's. `with Plain(...) as plain: plain.attach()`."""
 
-    def __init__(self, *options, name="plain", cpus=1, scenario="counter", wrapper=(), accel="kvm", before=()):
+    def __init__(self, *options, name="plain", cpus=1, scenario="counter", wrapper=(), accel="kvm", transport="guest/x64/kdvmkd.dll", driver=None):
         if accel == "kvm":
             need_kvm()
         self.folder = Folder().__enter__()
         self.path, self.env, self.name, self.scenario = self.folder.path, self.folder.env, name, scenario
-        self.options, self.cpus, self.wrapper, self.accel, self.before = options, cpus, wrapper, accel, before
+        self.options, self.cpus, self.wrapper, self.accel, self.transport, self.driver = options, cpus, wrapper, accel, BUILD / transport, driver
         self.qmp_path = self.path / "q.sock"
         self.process = self.broker = self.connection = None
         self.log = self.path / "vm.log"
@@ -43,16 +43,16 @@ class Plain:
         """The kernel and its transport, as tools/testkernel packs them."""
         folder = self.path / "archive"
         folder.mkdir()
-        shutil.copy(BUILD / "testkernel" / "x64" / "ntoskrnl.exe", folder)
-        shutil.copy(BUILD / "guest" / "x64" / "kdvmkd.dll", folder)
-        subprocess.run(["tar", "--format=ustar", "-cf", self.path / "archive.tar", "-C", folder, "ntoskrnl.exe", "kdvmkd.dll"], check=True)
+        for part in (BUILD / "testkernel" / "x64" / "ntoskrnl.exe", self.transport, *([self.driver] if self.driver else [])):
+            shutil.copy(part, folder)
+        subprocess.run(["tar", "--format=ustar", "-cf", self.path / "archive.tar", "-C", folder, *os.listdir(folder)], check=True)
 
     def command(self):
         bios = ["-bios", "qboot.rom"] if self.accel == "kvm" and Path("/usr/share/qemu/qboot.rom").exists() else []
         cpu = ["-cpu", "host"] if self.accel == "kvm" else []
         return [*self.wrapper, "qemu-system-x86_64", "-name", self.name, "-machine", f"pc,accel={self.accel}", "-m", "256M", "-smp", f"{self.cpus},sockets={self.cpus}", *cpu, *bios,
                 "-nodefaults", "-display", "none", "-kernel", str(BUILD / "testkernel" / "x64" / "boot.elf"), "-initrd", str(self.path / "archive.tar"),
-                "-append", f"kernel=ntoskrnl.exe transport=kdvmkd.dll scenario={self.scenario}", "-device", "isa-debug-exit,iobase=0xf4,iosize=4",
+                "-append", f"kernel=ntoskrnl.exe transport={self.transport.name} scenario={self.scenario}" + (f" break driver={self.driver.name}" if self.driver else ""), "-device", "isa-debug-exit,iobase=0xf4,iosize=4",
                 "-chardev", "stdio,id=tklog,signal=off", "-device", "isa-debugcon,iobase=0xe9,chardev=tklog", "-qmp", f"unix:{self.qmp_path},server=on,wait=off", *self.options]
 
     def __enter__(self):
@@ -458,6 +458,49 @@ def many_vcpus():
         plain.booted()
         expect("8 of 8 vCPUs" in plain.attached(), "not all vCPUs come through")
         plain.debugged()
+
+
+@test("the driver in a guest that runs, no reboot: attach, serve, start it, and a debugger is there; stop it, and the old one is back")
+def driver_late():
+    folder = Path(tempfile.mkdtemp(prefix="vmkd-test-"))
+    com1 = folder / "com1.sock"
+    try:
+        with Plain("-chardev", f"socket,id=com1,path={com1},server=on,wait=off", "-serial", "chardev:com1", scenario="drivermailbox", transport="testkernel/x64/kduart.dll",
+                   driver=BUILD / "guest" / "x64" / "vmkd.sys") as plain:
+            wait_for("com1.sock", com1.exists, alive=plain.process)
+            with KdClient(timeout=GUARD_S).connect(str(com1)) as old:
+                start_the_driver(plain, old)
+    finally:
+        shutil.rmtree(folder)
+
+
+def start_the_driver(plain, old):
+    def order(kd, wanted):
+        kd.write_virtual(mailbox, wanted.to_bytes(8, "little"))
+        kd.resume()
+
+    def is_said(what):
+        try:  # the old debugger takes what the kernel sends it
+            if isinstance(old.wait_event(0.1), StateChange):
+                old.resume()
+        except KdTimeout:
+            pass
+        return what in plain.output()
+
+    attach(old)
+    mailbox = old.exports(old.version().kern_base)["TkDriver"]
+    plain.attached()
+    plain.serve().close()
+    order(old, 1)
+    wait_for("the driver", lambda: is_said("TK: driver start 00000000"), alive=plain.process)
+    with plain.serve() as new:
+        attach(new)
+        expect(new.read_virtual(new.version().kern_base, 2) == b"MZ", "the kernel's head is not there")
+        order(new, 2)
+    wait_for("the driver's end", lambda: is_said("TK: driver stop 00000000"), alive=plain.process)
+    attach(old)
+    old.resume()
+    plain.unharmed()
 
 
 # ---- a tracer that dies ---------------------------------------------------------------------------------------------------
