@@ -80,6 +80,13 @@ static void *allocate(void *ctx, enum takeover_memory kind, size_t bytes)
 	return memset(nt.host.memory, 0xA5, bytes);
 }
 
+// Whoever gets the memory next must not inherit a nonce.
+static void assert_no_area(const void *memory)
+{
+	for (uint32_t i = 0; i < AREA_PAGES; i++)
+		assert_true(((const struct page_head *)memory)[i * (AREA_PAGE_SIZE / sizeof(struct page_head))].nonce == 0);
+}
+
 static void release(void *ctx, enum takeover_memory kind, void *memory)
 {
 	(void)ctx; // as above
@@ -87,10 +94,12 @@ static void release(void *ctx, enum takeover_memory kind, void *memory)
 		nt.blocks--;
 	else
 		nt.pools--;
-	if (memory != nt.host.memory)
+	if (memory != nt.host.memory) {
 		free(memory);
-	else
-		memset(memory, 0xDD, AREA_PAGES * AREA_PAGE_SIZE + sizeof(struct transport));
+		return;
+	}
+	assert_no_area(memory);
+	memset(memory, 0xDD, AREA_PAGES * AREA_PAGE_SIZE + sizeof(struct transport));
 }
 
 static int32_t modules(void *ctx, void *buffer, uint32_t bytes, uint32_t *ret_bytes)
@@ -329,6 +338,22 @@ static void a_host_that_comes_late_counts(void **state)
 	assert_int_equal(takeover_start(&nt.takeover), STATUS_SUCCESS);
 	takeover_stop(&nt.takeover);
 	assert_untouched();
+}
+
+// It has not heard of the end, and may write at any time where it finds its nonce: nowhere (assert_no_area).
+static void a_host_that_falls_silent_finds_no_area(void **state)
+{
+	(void)state; // none
+	for (uint32_t is_over_debugcon = 0; is_over_debugcon < 2; is_over_debugcon++) {
+		build();
+		nt.host.has_hook = !is_over_debugcon;
+		nt.host.has_debugcon = is_over_debugcon;
+		assert_int_equal(takeover_start(&nt.takeover), STATUS_SUCCESS);
+		nt.host.has_hook = nt.host.has_debugcon = false;
+		takeover_stop(&nt.takeover);
+		assert_int_equal(nt.blocks, 0);
+		assert_true(nt.host.is_registered); // as far as it knows
+	}
 }
 
 static void no_memory(void **state)
@@ -688,6 +713,7 @@ int main(void)
 		cmocka_unit_test(facts_that_forbid_it),
 		cmocka_unit_test(nobody_answers),
 		cmocka_unit_test(a_host_that_comes_late_counts),
+		cmocka_unit_test(a_host_that_falls_silent_finds_no_area),
 		cmocka_unit_test(no_memory),
 		cmocka_unit_test(lists_that_cannot_be_had),
 		cmocka_unit_test(what_is_not_found),

@@ -114,6 +114,8 @@ void area_prepare(struct area *a, const struct machine *m, void *ctx)
 void area_retire(struct area *a)
 {
 	area_head(a)->magic = 0;
+	for (uint32_t i = 0; i < AREA_PAGES; i++)
+		page_head(a, i)->nonce = 0;
 }
 
 int area_sync(struct area *a)

@@ -62,7 +62,8 @@ bool area_is_current(const struct area *a, const struct machine *m, void *ctx);
 // positions. Records that the host has not acknowledged stay in the transmit ring behind tx_base.
 void area_prepare(struct area *a, const struct machine *m, void *ctx);
 
-// After CALL_UNREGISTER: the pages no longer look like an area to a host that scans memory.
+// After CALL_UNREGISTER, answered or not: the pages no longer look like an area to a host that scans memory, nor like its own to one that has
+// not heard of it. Somebody else may get them.
 void area_retire(struct area *a);
 
 // Take over what the host published with its answer. -> RING_OK, RING_E_IMPOSSIBLE (counted; register again).
