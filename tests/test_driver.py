@@ -227,7 +227,8 @@ def booted_alone_x86(where):
 
 @test("a kernel that was booted with kdvmkd.dll needs no driver", [way(w, w.arch, *w.arguments[2:-1]) for w in BOTH_ARCHES])
 def booted_with_vmkd(where):
-    fails(where, forced(where), NOT_SUPPORTED, "kdvmkd.dll")
+    for options in (forced(where), ["ci=0x401"], ["groups=2"]):
+        fails(where, options, NOT_SUPPORTED, "kdvmkd.dll")
 
 
 @test("a processor that takes no interrupts for seconds: the driver gives up, and everything is as it was", BOTH_ARCHES if LONG else (X64,))

@@ -108,11 +108,12 @@ static enum event find(struct takeover *t)
 	return event;
 }
 
+// Whose the transport is comes first: where it is vmkd's own module, no other refusal may be told over the link that it has.
 static enum event look(struct takeover *t, struct takeover_facts *ret)
 {
 	t->system->facts(t->ctx, ret);
-	enum event event = judge(ret);
-	return event ? event : find(t);
+	enum event found = find(t), forbidden = judge(ret);
+	return forbidden && found != EVENT_OURS ? forbidden : found;
 }
 
 // ---- Prepare -------------------------------------------------------------------------------------------

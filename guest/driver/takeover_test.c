@@ -431,13 +431,22 @@ static void what_is_not_found(void **state)
 static void our_own_transport_is_left_alone(void **state)
 {
 	(void)state; // none
-	build();
-	strcpy((char *)&fakekernel.memory[FAKE_TRANSPORT * FAKE_PAGE + FAKE_EXPORTS + 0x200], "KdVmkdIdentity");
-	assert_int_equal(takeover_start(&nt.takeover), STATUS_NOT_SUPPORTED);
-	assert_int_equal(nt.events[0], EVENT_OURS);
-	assert_int_equal(nt.host.calls, 0);
-	assert_non_null(strstr(nt.printed, takeover_text(EVENT_OURS)));
-	assert_untouched();
+	static const struct takeover_facts facts_of[] = {
+		{ .is_debugged = true },
+		{ .is_debugged = true, .has_hvci = true },
+		{ .is_debugged = true, .is_guarded = true, .is_absent = true },
+		{ .is_debugged = false, .has_groups = true },
+	};
+	for (size_t i = 0; i < sizeof(facts_of) / sizeof(facts_of[0]); i++) {
+		build();
+		nt.facts = facts_of[i];
+		strcpy((char *)&fakekernel.memory[FAKE_TRANSPORT * FAKE_PAGE + FAKE_EXPORTS + 0x200], "KdVmkdIdentity");
+		assert_int_equal(takeover_start(&nt.takeover), STATUS_NOT_SUPPORTED);
+		assert_int_equal(nt.events[0], EVENT_OURS);
+		assert_int_equal(nt.host.calls, 0);
+		assert_non_null(strstr(nt.printed, takeover_text(EVENT_OURS)));
+		assert_untouched();
+	}
 }
 
 static void aliases_that_are_none(void **state)
