@@ -6,6 +6,7 @@
 """
 import os
 import re
+import signal
 import time
 
 from e2e import GUARD_S, Way, attach, expect, main, test
@@ -365,6 +366,20 @@ def old_transport_again(where):
             d.old.wait_print("TK: driver mailbox")
             d.old.break_in()
         d.finish()
+
+
+@test("a broker that has not heard of the end writes nothing into memory that was given back", (X64, X86, HOOK))
+def broker_misses_the_end(where):
+    life = scenarios("driverstart", "driverwait=64", "driverstop", "driverwait=128", "driverstart", "driverstop", "driverend")
+    with where.vm("driver", "--driver", "vmkd", *life, *words(*forced(where))) as vm:
+        wait_for("the start", lambda: "TK: driver start 0" in vm.output(), alive=vm.process)
+        broker = vm.listed()["broker_pid"]
+        os.kill(broker, signal.SIGSTOP)
+        wait_for("the stop", lambda: "TK: driver stop 0" in vm.output())
+        os.kill(broker, signal.SIGCONT)
+        ended = Ended(vm, vm.wait())
+    ended.expect_pass()
+    expect(ended.starts == [0, 0], f"starts gave {ended.starts}")
 
 
 @test("redirected once more behind it: stopping waits, says why, and ends when the other has given back", BOTH_ARCHES)
