@@ -197,7 +197,7 @@ static struct error *tell_memory(struct attach *a, uint32_t *ret_count)
 	return error_create(EAGAIN, "the VM's memory slots change again and again; try again when it has booted");
 }
 
-static struct error *is_vm_paused(const struct attach *a, bool *ret)
+static struct error *is_vm_paused(struct attach *a, bool *ret)
 {
 	char *text;
 	struct error *error = hmp_ask(&a->monitor, "info status", &text);

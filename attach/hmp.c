@@ -15,7 +15,6 @@
 #include <unistd.h>
 
 #include "util/buf.h"
-#include "util/cleanup.h"
 #include "util/sock.h"
 
 #define ANSWER_MAX (8u << 20) // a memory tree of some 100 KB, doubled by JSON's escapes
@@ -94,43 +93,40 @@ static cJSON *command(const char *name, const char *line)
 }
 
 // -> the answer, or NULL. `object` is taken; NULL: only listen, for the greeting, which comes at once unless another client holds the monitor.
-static cJSON *exchange(int fd, cJSON *object)
+static cJSON *exchange(struct hmp *m, cJSON *object)
 {
 	int64_t deadline = now_ms() + (object ? HMP_TIMEOUT_S : GREETING_S) * 1000;
-	struct buf b;
-	cJSON *answer = NULL;
 
-	buf_init(&b, ANSWER_MAX);
-	if (!object || send_object(fd, object))
-		answer = read_object(fd, &b, deadline);
-	buf_deinit(&b);
-	return answer;
+	return !object || send_object(m->fd, object) ? read_object(m->fd, &m->in, deadline) : NULL;
 }
 
 struct error *hmp_open_qmp(const char *path, struct hmp *ret)
 {
-	int fd CLEANUP_CLOSE = -1;
+	struct hmp m = { .fd = -1 };
 	cJSON *greeting, *answer = NULL;
-	struct error *error = sock_connect_unix(path, SOCK_STREAM, 0, &fd);
+	struct error *error = sock_connect_unix(path, SOCK_STREAM, 0, &m.fd);
 	bool is_ready;
 
 	if (error)
 		return error_prefix(error, "the VM's monitor");
-	greeting = exchange(fd, NULL);
+	buf_init(&m.in, ANSWER_MAX);
+	greeting = exchange(&m, NULL);
 	if (cJSON_GetObjectItemCaseSensitive(greeting, "QMP"))
-		answer = exchange(fd, command("qmp_capabilities", NULL));
+		answer = exchange(&m, command("qmp_capabilities", NULL));
 	is_ready = cJSON_GetObjectItemCaseSensitive(answer, "return");
 	cJSON_Delete(greeting);
 	cJSON_Delete(answer);
-	if (!is_ready)
-		return error_create(ETIMEDOUT, "%s does not answer as a QMP monitor of QEMU's; if another program is connected to it, end that first (QEMU serves one at a time)", path);
-	*ret = (struct hmp){ .fd = cleanup_take_fd(&fd) };
-	return NULL;
+	if (is_ready) {
+		*ret = m;
+		return NULL;
+	}
+	hmp_close(&m);
+	return error_create(ETIMEDOUT, "%s does not answer as a QMP monitor of QEMU's; if another program is connected to it, end that first (QEMU serves one at a time)", path);
 }
 
-static struct error *ask_qmp(const struct hmp *m, const char *line, char **ret)
+static struct error *ask_qmp(struct hmp *m, const char *line, char **ret)
 {
-	cJSON *answer = exchange(m->fd, command("human-monitor-command", line));
+	cJSON *answer = exchange(m, command("human-monitor-command", line));
 	const char *text = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(answer, "return"));
 	char *copy = text ? strdup(text) : NULL;
 
@@ -150,7 +146,7 @@ void hmp_open_libvirt(const char *domain, const char *connect, struct hmp *ret)
 
 static int start_virsh(const struct hmp *m, const char *line, int output, pid_t *ret)
 {
-	const char *argv[9] = { "virsh", "-q" };
+	const char *argv[10] = { "virsh", "-q" };
 	int argc = 2, code;
 	posix_spawn_file_actions_t actions;
 
@@ -160,6 +156,7 @@ static int start_virsh(const struct hmp *m, const char *line, int output, pid_t 
 	}
 	argv[argc++] = "qemu-monitor-command";
 	argv[argc++] = "--hmp";
+	argv[argc++] = "--domain"; // the next word is one, also with a dash
 	argv[argc++] = m->domain;
 	argv[argc] = line;
 	posix_spawn_file_actions_init(&actions);
@@ -203,7 +200,7 @@ static struct error *ask_virsh(const struct hmp *m, const char *line, char **ret
 	return error;
 }
 
-struct error *hmp_ask(const struct hmp *m, const char *line, char **ret)
+struct error *hmp_ask(struct hmp *m, const char *line, char **ret)
 {
 	return m->fd >= 0 ? ask_qmp(m, line, ret) : ask_virsh(m, line, ret);
 }
@@ -213,4 +210,5 @@ void hmp_close(struct hmp *m)
 	if (m->fd >= 0)
 		close(m->fd);
 	m->fd = -1;
+	buf_deinit(&m->in);
 }

@@ -5,12 +5,14 @@
 #ifndef ATTACH_HMP_H
 #define ATTACH_HMP_H
 
+#include "util/buf.h"
 #include "util/error.h"
 
 #define HMP_TIMEOUT_S 20 // a QEMU that ends a migration answers nobody for seconds
 
 struct hmp {
-	int fd;              // QMP; -1: virsh is asked
+	int fd;        // QMP; -1: virsh is asked
+	struct buf in; // QMP: what was read of what comes next
 	const char *domain, *connect; // of libvirt; connect NULL: its default
 };
 
@@ -21,6 +23,6 @@ void hmp_open_libvirt(const char *domain, const char *connect, struct hmp *ret);
 void hmp_close(struct hmp *m);
 
 // A line of the monitor for people. -> NULL and *ret, its answer, to be freed; or an error.
-ERROR_MUST_CHECK struct error *hmp_ask(const struct hmp *m, const char *line, char **ret);
+ERROR_MUST_CHECK struct error *hmp_ask(struct hmp *m, const char *line, char **ret);
 
 #endif

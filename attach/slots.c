@@ -77,7 +77,7 @@ bool slots_parse_host(const char *text, uint64_t gpa, uint64_t *ret)
 	return true;
 }
 
-static struct error *ask_host(const struct hmp *m, struct late_slot *s)
+static struct error *ask_host(struct hmp *m, struct late_slot *s)
 {
 	char line[64], *answer;
 	struct error *error;
@@ -101,7 +101,7 @@ static struct error *check_host(const struct target *t, const struct late_slot *
 	return error_create(EINVAL, "the monitor says that the VM's memory at %#" PRIx64 " is at %#" PRIx64 " in process %d, which has none there: it is another VM's monitor", s->gpa, s->host, (int)t->pid);
 }
 
-struct error *slots_ask(const struct hmp *m, struct target *t, struct late_slot ret[static LATE_SLOTS_MAX], uint32_t *ret_count)
+struct error *slots_ask(struct hmp *m, struct target *t, struct late_slot ret[static LATE_SLOTS_MAX], uint32_t *ret_count)
 {
 	char *text;
 	uint32_t count = 0;
@@ -123,7 +123,7 @@ struct error *slots_ask(const struct hmp *m, struct target *t, struct late_slot 
 }
 
 // "* CPU #0: thread_id=1415"
-struct error *slots_check_monitor(const struct hmp *m, const struct target *t)
+struct error *slots_check_monitor(struct hmp *m, const struct target *t)
 {
 	static const char key[] = "thread_id=";
 	unsigned count = 0;

@@ -20,9 +20,9 @@ ERROR_MUST_CHECK struct error *slots_parse(const char *text, size_t len, struct 
 bool slots_parse_host(const char *text, uint64_t gpa, uint64_t *ret);
 
 // Ask for all. -> NULL, or an error: the monitor's, or one whose addresses are not mapped in the process (then it is another VM's).
-ERROR_MUST_CHECK struct error *slots_ask(const struct hmp *m, struct target *t, struct late_slot ret[static LATE_SLOTS_MAX], uint32_t *ret_count);
+ERROR_MUST_CHECK struct error *slots_ask(struct hmp *m, struct target *t, struct late_slot ret[static LATE_SLOTS_MAX], uint32_t *ret_count);
 
 // The monitor is that of this process, as far as the threads that it names are the process's.
-ERROR_MUST_CHECK struct error *slots_check_monitor(const struct hmp *m, const struct target *t);
+ERROR_MUST_CHECK struct error *slots_check_monitor(struct hmp *m, const struct target *t);
 
 #endif
