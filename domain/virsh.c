@@ -72,14 +72,9 @@ static struct error *complain(int fd, int status)
 	const char *at = text;
 
 	text[len > 0 ? len : 0] = 0;
-	while (len > 0 && text[len - 1] == '\n')
-		text[--len] = 0;
-	for (char *p = text; *p; p++)
-		if (*p == '\n')
-			*p = ' ';
 	if (strncmp(at, "error: ", strlen("error: ")) == 0)
 		at += strlen("error: ");
-	return error_create(EIO, "virsh: %s", *at ? at : WIFSIGNALED(status) ? "it was killed" : "it failed and says nothing");
+	return error_create(EIO, "virsh: %s", *at && *at != '\n' ? at : WIFSIGNALED(status) ? "it was killed" : "it failed and says nothing");
 }
 
 struct error *virsh_ask(const char *uri, const char *const words[], char **ret)

@@ -3,11 +3,29 @@
 
 #include <errno.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 static struct error out_of_memory = { ENOMEM, "out of memory" };
+
+static bool is_control(char c)
+{
+	return (unsigned char)c < ' ' || c == 0x7F;
+}
+
+// What a peer, a file or another program says may stand in it: it shall neither end the line nor move a terminal's cursor.
+static void make_plain(char *text)
+{
+	size_t len = strlen(text);
+
+	while (len > 0 && is_control(text[len - 1]))
+		text[--len] = 0;
+	for (char *p = text; *p; p++)
+		if (is_control(*p))
+			*p = ' ';
+}
 
 static struct error *create_text(int code, const char *text)
 {
@@ -17,6 +35,7 @@ static struct error *create_text(int code, const char *text)
 	if (!error)
 		return &out_of_memory;
 	memcpy(error + 1, text, size);
+	make_plain((char *)(error + 1));
 	error->code = code;
 	error->text = (const char *)(error + 1);
 	return error;

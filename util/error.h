@@ -21,7 +21,7 @@ struct error {
 
 #define ERROR_MUST_CHECK __attribute__((warn_unused_result))
 
-// Make an error. Never returns NULL.
+// Make an error. Never returns NULL. Control characters become blanks, at the end nothing: other programs' words may be in it.
 ERROR_MUST_CHECK __attribute__((format(printf, 2, 3)))
 struct error *error_create(int code, const char *format, ...);
 

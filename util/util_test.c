@@ -774,6 +774,10 @@ static void test_errors(void **state)
 
 	(void)state;
 	fails(error, 7, "outer 1: inner");
+	fails(error_create(7, "it says: %s", "a\nb\r\t\x1b[2Jc\x7f\n"), 7, "it says: a b   [2Jc");
+	error = error_create(7, "%s", "\x1b\n");
+	assert_string_equal(error->text, "");
+	error_free(error);
 	assert_null(error_prefix(NULL, "nothing"));
 	error_free(NULL);
 }
