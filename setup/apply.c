@@ -60,6 +60,8 @@ static struct error *create_file(struct job *job, const struct change *c)
 	int root = job->windows_volume.root;
 	struct error *error = files_write(root, job_own_path(job, "new"), &c->after);
 
+	if (!error)
+		error = files_let_read(root, job_own_path(job, "new"));
 	return error ? error : files_rename(root, job_own_path(job, "new"), c->step.path);
 }
 

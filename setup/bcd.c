@@ -176,34 +176,62 @@ struct error *bcd_find_entry(hive_h *h, char ret_guid[static BCD_GUID_SIZE])
 
 // ---- Writing -------------------------------------------------------------------------------------------------
 
-static bool copy_values(hive_h *h, hive_node_h from, hive_node_h to)
+// A key of a damaged or hostile hive may be its own child, hundreds of times. Windows' own entries have some thirty elements of some hundred bytes.
+#define COPY_KEYS_MAX 1024
+#define COPY_BYTES_MAX (1u << 20)
+
+struct copy {
+	hive_h *h;
+	unsigned keys_left;
+	size_t bytes_left;
+};
+
+static bool copy_value(struct copy *copy, hive_value_h from, hive_node_h to)
 {
-	hive_value_h *values = hivex_node_values(h, from);
+	hive_type type;
+	size_t len;
+	char *name = hivex_value_key(copy->h, from), *data = hivex_value_value(copy->h, from, &type, &len);
+	bool is_done = name && data;
+
+	if (is_done && len >= copy->bytes_left) {
+		errno = EFBIG;
+		is_done = false;
+	}
+	if (is_done) {
+		copy->bytes_left -= len + 1;
+		is_done = hive_set(copy->h, to, name, type, data, len);
+	}
+	free(name);
+	free(data);
+	return is_done;
+}
+
+static bool copy_values(struct copy *copy, hive_node_h from, hive_node_h to)
+{
+	hive_value_h *values = hivex_node_values(copy->h, from);
 	bool is_done = values;
 
-	for (size_t i = 0; is_done && values[i]; i++) {
-		hive_type type;
-		size_t len;
-		char *name = hivex_value_key(h, values[i]), *data = hivex_value_value(h, values[i], &type, &len);
-		is_done = name && data && hive_set(h, to, name, type, data, len);
-		free(name);
-		free(data);
-	}
+	for (size_t i = 0; is_done && values[i]; i++)
+		is_done = copy_value(copy, values[i], to);
 	free(values);
 	return is_done;
 }
 
 #define DEPTH_MAX 4 // an entry has two levels
 
-static bool copy_tree(hive_h *h, hive_node_h from, hive_node_h to, int depth)
+static bool copy_tree(struct copy *copy, hive_node_h from, hive_node_h to, int depth)
 {
-	hive_node_h *children = depth < DEPTH_MAX && copy_values(h, from, to) ? hivex_node_children(h, from) : NULL;
+	if (depth == DEPTH_MAX || copy->keys_left-- == 0) {
+		errno = ELOOP;
+		return false;
+	}
+	hive_node_h *children = copy_values(copy, from, to) ? hivex_node_children(copy->h, from) : NULL;
 	bool is_done = children;
 
 	for (size_t i = 0; is_done && children[i]; i++) {
-		char *name = hivex_node_name(h, children[i]);
-		hive_node_h child = name ? hivex_node_add_child(h, to, name) : 0;
-		is_done = child && copy_tree(h, children[i], child, depth + 1);
+		char *name = hivex_node_name(copy->h, children[i]);
+		hive_node_h child = name ? hivex_node_add_child(copy->h, to, name) : 0;
+		is_done = child && copy_tree(copy, children[i], child, depth + 1);
 		free(name);
 	}
 	free(children);
@@ -260,7 +288,8 @@ struct error *bcd_add_entry(hive_h *h, const char *from, const char *guid, enum 
 
 	snprintf(path, sizeof(path), "Objects\\%s", from);
 	hive_node_h old = hive_find(h, hivex_root(h), path), new = objects && old ? hivex_node_add_child(h, objects, guid) : 0;
-	if (!new || !copy_tree(h, old, new, 0))
+	struct copy copy = { .h = h, .keys_left = COPY_KEYS_MAX, .bytes_left = COPY_BYTES_MAX };
+	if (!new || !copy_tree(&copy, old, new, 0))
 		return hive_failure("copying the boot entry");
 	for (size_t i = 0; i < sizeof(elements) / sizeof(elements[0]); i++) {
 		const struct element *e = &elements[i];

@@ -96,7 +96,7 @@ static struct error *locate(int root, const char *path, struct place *ret)
 static struct error *open_place(const struct place *place, const char *path, int flags, int *ret_fd)
 {
 	struct stat st;
-	int fd CLEANUP_CLOSE = openat(place->folder, place->name, flags | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0644);
+	int fd CLEANUP_CLOSE = openat(place->folder, place->name, flags | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0600);
 
 	if (fd < 0)
 		return failure(path, errno);
@@ -185,6 +185,16 @@ struct error *files_write(int root, const char *path, const struct bytes *bytes)
 	return error ? error : write_all(fd, path, bytes);
 }
 
+struct error *files_let_read(int root, const char *path)
+{
+	int fd CLEANUP_CLOSE = -1;
+	struct error *error = files_open(root, path, &fd);
+
+	if (!error && fchmod(fd, 0644) < 0)
+		error = failure(path, errno);
+	return error;
+}
+
 struct error *files_rename(int root, const char *from, const char *to)
 {
 	struct place old, new;
@@ -234,7 +244,7 @@ struct error *files_make_folder(int root, const char *path)
 
 	if (error)
 		return error;
-	if (place.is_there || mkdirat(place.folder, place.name, 0755) < 0)
+	if (place.is_there || mkdirat(place.folder, place.name, 0700) < 0)
 		error = failure(path, place.is_there ? EEXIST : errno);
 	close(place.folder);
 	return error;

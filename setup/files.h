@@ -25,8 +25,12 @@ ERROR_MUST_CHECK struct error *files_open(int root, const char *path, int *ret_f
 // A whole plain file; EFBIG: more than `max` bytes.
 ERROR_MUST_CHECK struct error *files_read(int root, const char *path, size_t max, struct bytes *ret);
 
-// Write a whole plain file and wait until it is on the disk. One that is there keeps its identity (links, security, attributes); else it is made.
+// Write a whole plain file and wait until it is on the disk. One that is there keeps its identity (links, security, attributes); else it is made, for the
+// administrators alone: what is kept of SYSTEM is as secret as SYSTEM.
 ERROR_MUST_CHECK struct error *files_write(int root, const char *path, const struct bytes *bytes);
+
+// Let everybody in the guest read a plain file, and the administrators alone write it.
+ERROR_MUST_CHECK struct error *files_let_read(int root, const char *path);
 
 // Give a file another path in the volume; EEXIST: there is one of that path.
 ERROR_MUST_CHECK struct error *files_rename(int root, const char *from, const char *to);
@@ -34,7 +38,7 @@ ERROR_MUST_CHECK struct error *files_rename(int root, const char *from, const ch
 // Remove a file.
 ERROR_MUST_CHECK struct error *files_remove(int root, const char *path);
 
-// Make a folder (EEXIST), remove one that is empty (ENOTEMPTY).
+// Make a folder for the administrators alone (EEXIST), remove one that is empty (ENOTEMPTY).
 ERROR_MUST_CHECK struct error *files_make_folder(int root, const char *path);
 ERROR_MUST_CHECK struct error *files_remove_folder(int root, const char *path);
 

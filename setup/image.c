@@ -342,6 +342,11 @@ static struct error *look_at_format(const char *path, enum image_format *ret, bo
 		return error_create(EINVAL, "expected a disk image or a block device");
 	if (read(fd, head, sizeof(head)) < 0)
 		return error_create(errno, "cannot read it: %s", strerror(errno));
+	if (S_ISBLK(st.st_mode)) { // QEMU's locks tell of other QEMUs, not of a mount of the host's
+		int own CLEANUP_CLOSE = open(path, O_RDONLY | O_CLOEXEC | O_EXCL);
+		if (own < 0)
+			return error_create(errno, "%s", errno == EBUSY ? "it is in use on this host (mounted, or part of LVM or RAID)" : strerror(errno));
+	}
 	*ret_is_device = S_ISBLK(st.st_mode);
 	return image_format(head, ret);
 }

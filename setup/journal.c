@@ -37,6 +37,15 @@ void journal_wrote_line(const struct journal_step *s, char ret[static JOURNAL_LI
 
 // ---- Reading -------------------------------------------------------------------------------------------------
 
+// Ours are ASCII. Anything else would go to the terminal of whoever undoes it, as root.
+static bool is_printable(const char *line)
+{
+	for (; *line; line++)
+		if (*line < ' ' || *line > '~')
+			return false;
+	return true;
+}
+
 // Takes a word and the blank behind it from *at. -> false: there is none, or it is too long for `ret`.
 static bool take_word(const char **at, char *ret, size_t size)
 {
@@ -184,7 +193,7 @@ struct error *journal_parse(const struct bytes *text, struct journal *ret)
 		bool is_good = len < sizeof(line) && !memchr(start, 0, len);
 		memcpy(line, start, is_good ? len : 0);
 		line[is_good ? len : 0] = 0;
-		if (!is_good || (number == 0 ? strcmp(line, HEAD) != 0 : !read_line(line, &j)))
+		if (!is_good || !is_printable(line) || (number == 0 ? strcmp(line, HEAD) != 0 : !read_line(line, &j)))
 			return error_create(EINVAL, "line %u of the journal makes no sense", number + 1);
 	}
 	if (number == 0)

@@ -103,6 +103,7 @@ static void test_journal_refusals(void **state)
 		HEAD "create w 1 xyz path\r\n", HEAD "create w 1 12\r\n", HEAD "create w 1 12 \r\n",
 		HEAD "replace what b 1 1 1 path\r\n", HEAD "replace bcd b 100 1 1 path\r\n", HEAD "replace bcd b 1 1 path\r\n",
 		HEAD "wrote 1 1 1\r\n", HEAD "replace bcd b 1 1 1 path\r\nwrote 2 1 1\r\n", HEAD "replace bcd b 1 1 1 path\r\nwrote 1 1 1 1\r\n",
+		HEAD "create w 1 1 \033[2Jpath\r\n", HEAD "create w 1 1 p\xc2\x9bpath\r\n", HEAD "rename w a\ab path\r\n",
 		HEAD "entry {x} {y}\r\n", HEAD "entry {5b0a1c4e-1111-4222-8333-0123456789ab}\r\n", HEAD "done 1\r\n",
 	};
 	static struct journal journal;

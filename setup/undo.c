@@ -51,20 +51,33 @@ static const struct journal_step *rename_of(const struct journal *j, const char 
 	return NULL;
 }
 
-// A file of ours goes. One with a name of Windows' goes only while it is still ours: an update may have put a new one there.
+static void kept_path(const struct journal_step *s, char ret[static FILES_PATH_MAX])
+{
+	const char *slash = strrchr(s->path, '/');
+
+	snprintf(ret, FILES_PATH_MAX, "%.*s%s", slash ? (int)(slash + 1 - s->path) : 0, s->path, s->name);
+}
+
+// A file of ours goes. One with a name of Windows' goes only while it is still ours, since an update may have put a new one there, and while what
+// it stands for can take its place: Windows does not start without one.
 static struct error *undo_create(const struct job *job, const struct journal *j, const struct journal_step *s, unsigned *count)
 {
 	int root = job->windows_volume.root;
+	const struct journal_step *rename = rename_of(j, s->path);
 	struct bytes now = { 0 };
+	char kept[FILES_PATH_MAX];
 
 	if (!files_exists(root, s->path))
 		return NULL;
-	if (rename_of(j, s->path)) {
+	if (rename) {
 		struct error *error = files_read(root, s->path, MODULE_MAX, &now);
 		bool is_ours = !error && is_content(&now, &s->after);
 		bytes_deinit(&now);
 		if (error || !is_ours)
 			return error;
+		kept_path(rename, kept);
+		if (!files_exists(root, kept))
+			return error_create(EINVAL, "%s: the original, kept as %s, is gone; put one of this Windows there under either name, then try again", s->path, rename->name);
 	}
 	++*count;
 	return files_remove(root, s->path);
@@ -73,10 +86,9 @@ static struct error *undo_create(const struct job *job, const struct journal *j,
 static struct error *undo_rename(const struct job *job, const struct journal_step *s, unsigned *count)
 {
 	int root = job->windows_volume.root;
-	const char *slash = strrchr(s->path, '/');
 	char kept[FILES_PATH_MAX];
 
-	snprintf(kept, sizeof(kept), "%.*s%s", slash ? (int)(slash + 1 - s->path) : 0, s->path, s->name);
+	kept_path(s, kept);
 	if (!files_exists(root, kept))
 		return NULL;
 	++*count;

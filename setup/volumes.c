@@ -61,8 +61,9 @@ static struct error *finish_mount(struct mounted *m, bool is_read_only, struct m
 
 struct error *volumes_mount(struct sandbox *s, const char *file, bool is_read_only, struct mounted *ret)
 {
-	// The log is not thrown away, whatever state it is in; devices and programs of the guest are nothing but files.
-	const char *options = is_read_only ? "ro,norecover,no_detach,nodev,nosuid,noexec,noatime" : "norecover,no_detach,nodev,nosuid,noexec,noatime";
+	// The log is not thrown away, whatever state it is in; devices and programs of the guest are nothing but files. With "permissions" new files get an
+	// access list that says what their mode says; without it everybody in the guest could write into a kernel driver of ours.
+	const char *options = is_read_only ? "ro,norecover,no_detach,nodev,nosuid,noexec,noatime" : "norecover,permissions,no_detach,nodev,nosuid,noexec,noatime";
 	struct mounted m = { .sandbox = s, .root = -1 };
 	struct stat outside;
 

@@ -630,6 +630,61 @@ def _(folder):
     equal(disk.files(), before, "files after undo")
 
 
+@test("a block device that the host uses is refused")
+def _(folder):
+    disk = mbr_disk(Windows(folder, 7601, "Windows 7", winload="winload.exe"))
+    loop = run("losetup", "--find", "--show", disk.path).decode().strip()
+    try:
+        held = os.open(loop, os.O_RDONLY | os.O_EXCL)  # as a mount holds it
+        try:
+            refused(Path(loop), "in use on this host")
+        finally:
+            os.close(held)
+    finally:
+        run("losetup", "-d", loop)
+
+
+# ntfs-3g answers only who has room for all of it, which os.getxattr tries to do without.
+SHOW_ACL = """python3 -c 'import ctypes, sys
+room = ctypes.create_string_buffer(65536)
+for name in sys.argv[1:]:
+    size = ctypes.CDLL(None).getxattr(name.encode(), b"system.ntfs_acl", room, 65536)
+    print(name, room.raw[:size].hex())' """
+ADMINISTRATORS, SYSTEM = "1-5-32-544", "1-5-18"
+FILE_READ, FILE_WRITE = 0x1, 0x2 | 0x4 | 0x10 | 0x40 | 0x100 | 0x10000 | 0x40000 | 0x80000
+
+
+def rights_of(descriptor):
+    """{SID: access mask} of a self-relative security descriptor's access list ([MS-DTYP] 2.4.6)."""
+    acl = struct.unpack_from("<I", descriptor, 16)[0]
+    count, at, rights = struct.unpack_from("<H", descriptor, acl + 4)[0], acl + 8, {}
+    for _ in range(count):
+        kind, _flags, size, mask = struct.unpack_from("<BBHI", descriptor, at)
+        parts = struct.unpack_from(f"<{descriptor[at + 9]}I", descriptor, at + 16)
+        sid = "-".join(str(n) for n in (descriptor[at + 8], descriptor[at + 15], *parts))
+        rights[sid] = rights.get(sid, 0) | (mask if kind == 0 else 0)
+        at += size
+    return rights
+
+
+@test("what is put into the guest can be written by its administrators alone, and what is kept read by nobody else")
+def _(folder):
+    disk = mbr_disk(Windows(folder, 9600, "Windows 8.1", winload="winload.exe"))
+    done(disk)
+    names = ("Windows/System32/kdcom.dll", "Windows/System32/drivers/vmkd.sys", "Windows/vmkd", "Windows/vmkd/setup.txt", "Windows/vmkd/4.saved")
+    shown = []
+    change_volume(disk, 1, lambda part: shown.extend(in_ntfs(part, f'cd "$2" && {SHOW_ACL} {" ".join(names)}', folder).decode().splitlines()))
+    expect(len(shown) == len(names), shown)
+    for line in shown:
+        name, descriptor = line.split()
+        rights = rights_of(bytes.fromhex(descriptor))
+        for sid, mask in rights.items():
+            if sid not in (ADMINISTRATORS, SYSTEM):
+                expect(not mask & FILE_WRITE, f"{name}: {sid} may write it: {mask:#x}")
+                expect("/vmkd/" not in name or not mask & FILE_READ, f"{name}: {sid} may read it: {mask:#x}")
+        expect(rights.get(ADMINISTRATORS, 0) & FILE_WRITE and rights.get(SYSTEM, 0) & FILE_READ, f"{name}: {rights}")
+
+
 # ---- Undo after somebody has changed things ------------------------------------------------------------------
 
 def change_volume(disk, number, change):
@@ -675,6 +730,21 @@ def _(folder):
     expect("ControlSet001\\Services\\newcomer" in keys and not [k for k in keys if "vmkd" in k], f"SYSTEM: {[k for k in keys if 'vmkd' in k]}")
 
 
+@test("undo without the original kdcom.dll: ours stays, as Windows does not start without one; with it back, all is undone")
+def _(folder):
+    disk = mbr_disk(Windows(folder, 9600, "Windows 8.1", winload="winload.exe"))
+    before = disk.files()
+    done(disk)
+    kept = "Windows/System32/kdcom_vmkd_original.dll"
+    change_volume(disk, 1, lambda part: in_ntfs(part, f'rm "$2/{kept}"', folder))
+    result = setup(disk, "--undo")
+    expect(result.returncode == 1 and "is gone" in result.stderr, f"{result.returncode}: {result.stderr}")
+    expect(disk.files()["1/Windows/System32/kdcom.dll"] == ours("kdvmkd.dll"), "a Windows without kdcom.dll")
+    change_volume(disk, 1, lambda part: add_to_ntfs(part, {kept: KDCOM}))
+    done(disk, "--undo")
+    equal(disk.files(), before, "files after undo")
+
+
 RESUME_ELEMENTS = "{5b0a1c4e-2222-4222-8333-0123456789ab}\\Elements"
 
 
@@ -686,6 +756,34 @@ def _(folder):
     change_volume(disk, 1, lambda part: add_to_ntfs(part, {"boot.ini": edited}))
     done(disk, "--undo")
     equal(disk.files()["1/boot.ini"], BOOT_INI.replace(b"timeout=30", b"timeout=5"), "boot.ini")
+
+
+def with_cycle(hive, guid):
+    """The hive with an entry most of whose elements are that entry's list of elements itself."""
+    data = bytearray(hive)
+
+    def key(name, parent):
+        for at in range(4096, len(data) - 80, 8):
+            cell = at - 4096
+            if data[at + 4:at + 6] == b"nk" and data[at + 80:].startswith(name) and parent in (None, struct.unpack_from("<I", data, at + 20)[0]):
+                return cell
+        raise KeyError(name)
+    elements = key(b"Elements", key(guid.encode(), None))
+    keys = 4096 + struct.unpack_from("<I", data, 4096 + elements + 4 + 28)[0]
+    for number in range(struct.unpack_from("<H", data, keys + 6)[0]):
+        at = keys + 8 + 8 * number
+        if not data[4096 + struct.unpack_from("<I", data, at)[0] + 80:].startswith(b"12000002"):
+            struct.pack_into("<I", data, at, elements)
+    return bytes(data)
+
+
+@test("a boot entry that is its own element, two hundred times, is refused")
+def _(folder):
+    more = "".join(f"\nadd 2600{number:04x}" for number in range(0x1000, 0x10c8))
+    windows = Windows(folder)
+    edit_hive(folder / "BCD", f"cd \\Objects\\{LOADER}\\Elements{more}")
+    windows.bcd = with_cycle((folder / "BCD").read_bytes(), LOADER)
+    refused(gpt_disk(windows), "copying the boot entry")
 
 
 @test("a journal that makes no sense is refused, and leads nowhere outside of the volume")
