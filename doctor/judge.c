@@ -541,6 +541,13 @@ static const struct rule {
 };
 _Static_assert(sizeof(rules) / sizeof(rules[0]) <= DOCTOR_LINES_MAX, "there is room for all");
 
+static void make_plain(char *text)
+{
+	for (; *text; text++)
+		if ((unsigned char)*text < ' ' || *text == 0x7F)
+			*text = '?';
+}
+
 size_t doctor_judge(const struct doctor_facts *facts, struct doctor_line ret[DOCTOR_LINES_MAX])
 {
 	size_t count = 0;
@@ -549,7 +556,9 @@ size_t doctor_judge(const struct doctor_facts *facts, struct doctor_line ret[DOC
 		if (rules[i].is_of_vm && !facts->vm)
 			continue;
 		ret[count] = (struct doctor_line){ .id = rules[i].id, .title = rules[i].title };
-		rules[i].judge(facts, &ret[count++]);
+		rules[i].judge(facts, &ret[count]);
+		make_plain(ret[count].text);
+		make_plain(ret[count++].todo);
 	}
 	return count;
 }

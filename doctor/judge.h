@@ -33,14 +33,14 @@ enum doctor_situation {
 	SITUATION_TALKING,
 };
 
-// As `--json` says it: "unknown", "no vm", ...
+// As `--json` says it: "unknown", "no VM", ...
 const char *doctor_situation_name(enum doctor_situation situation);
 enum doctor_situation doctor_find_situation(const struct doctor_vm *vm);
 
 // "passed", "FAILED", "unknown".
 const char *doctor_state_name(enum doctor_state state);
 
-// Fill `ret` in the order in which they are shown. -> how many lines.
+// Fill `ret` in the order in which they are shown, in texts without control characters, whatever a broker or a VM has said. -> how many lines.
 size_t doctor_judge(const struct doctor_facts *facts, struct doctor_line ret[DOCTOR_LINES_MAX]);
 
 #endif

@@ -156,6 +156,8 @@ static void vm_and_broker(void **state)
 	CASE("broker", FAILED, "cannot be asked: no answer", strcpy(vm.broker_error, "no answer"));
 	CASE("broker", FAILED, "has not reached", strcpy(vm.state, "no VMM"));
 	CASE("broker", FAILED, "refused", strcpy(vm.state, "no target"); strcpy(vm.remark, "tcp:x: refused"));
+	CASE("broker", FAILED, "a?[2J?b", strcpy(vm.state, "no target"); strcpy(vm.remark, "a\x1b[2J\nb"));
+	CASE("broker", PASSED, "serves the VM: ?c", strcpy(vm.state, "\x1b" "c"));
 	CASE("broker", UNKNOWN, "no VM", vm.broker_pid = 0; vm.is_alive = false);
 	CASE("broker", PASSED, "running", );
 	CASE("broker", PASSED, "came 3 min ago, after 70 calls", vm.calls_before = 70; vm.broker_s = 200);

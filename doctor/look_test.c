@@ -207,6 +207,37 @@ static void programs_of_others(void **state)
 	assert_int_equal(machine_ask_version("/tmp").major, 0);
 }
 
+static void write_script(const char *path, unsigned version)
+{
+	FILE *file = fopen(path, "w");
+
+	assert_non_null(file);
+	fprintf(file, "#!/bin/sh\n[ \"$1\" = --version ] && echo version %u.0\n", version);
+	fclose(file);
+	assert_int_equal(chmod(path, 0755), 0);
+}
+
+// Whose file it is was asked of one file; another that has its name since is not started in its place.
+static void programs_that_are_replaced(void **state)
+{
+	char folder[] = "/tmp/vmkd-look-XXXXXX", path[64], other[64];
+	int fd;
+
+	(void)state;
+	assert_non_null(mkdtemp(folder));
+	snprintf(path, sizeof(path), "%s/qemu", folder);
+	snprintf(other, sizeof(other), "%s/other", folder);
+	write_script(path, 3);
+	write_script(other, 9);
+	fd = open(path, O_PATH | O_CLOEXEC);
+	assert_int_equal(rename(other, path), 0);
+	assert_int_equal(machine_ask_version(path).major, 9);
+	assert_int_equal(machine_ask_version_of(fd).major, 3);
+	close(fd);
+	unlink(path);
+	rmdir(folder);
+}
+
 static void symbol_is(const char *path, const char *expected)
 {
 	char got[64] = "?";
@@ -260,7 +291,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(greetings_that_are_none), cmocka_unit_test(a_greeting),     cmocka_unit_test(greetings_of_other_versions),
 		cmocka_unit_test(brokers_that_say_nonsense), cmocka_unit_test(texts_that_are_too_long), cmocka_unit_test(a_brokers_words),
-		cmocka_unit_test(versions),                cmocka_unit_test(programs_of_others), cmocka_unit_test(symbol_paths), cmocka_unit_test(urls),
+		cmocka_unit_test(versions),                cmocka_unit_test(programs_of_others), cmocka_unit_test(programs_that_are_replaced),
+		cmocka_unit_test(symbol_paths), cmocka_unit_test(urls),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

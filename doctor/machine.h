@@ -13,6 +13,8 @@ void machine_look(struct doctor_host *ret);
 // The version that `program` prints for --version, 0.0 if it prints none within some seconds. Not started, and 0.0: a file that neither root nor this user owns, or that
 // others may write: it could be anybody's, and the doctor may run as root.
 struct doctor_version machine_ask_version(const char *program);
+// The same of an open file (O_PATH will do), which is what is looked at and started, whatever stands under its name by then. It stays open.
+struct doctor_version machine_ask_version_of(int program);
 
 // The first version in what QEMU prints: "QEMU emulator version 7.2.22 (Debian ...)". 0.0: there is none.
 struct doctor_version machine_parse_version(const char *text);
