@@ -176,8 +176,8 @@ struct error *bcd_find_entry(hive_h *h, char ret_guid[static BCD_GUID_SIZE])
 
 // ---- Writing -------------------------------------------------------------------------------------------------
 
-// A key of a damaged or hostile hive may be its own child, hundreds of times. Windows' own entries have some thirty elements of some hundred bytes.
-#define COPY_KEYS_MAX 1024
+// In a damaged or hostile hive many keys may share their children, so few bytes can be millions of keys. Windows' own entries have some thirty elements of some hundred bytes.
+#define COPY_KEYS_MAX 1024u
 #define COPY_BYTES_MAX (1u << 20)
 
 struct copy {
@@ -221,11 +221,12 @@ static bool copy_values(struct copy *copy, hive_node_h from, hive_node_h to)
 
 static bool copy_tree(struct copy *copy, hive_node_h from, hive_node_h to, int depth)
 {
-	if (depth == DEPTH_MAX || copy->keys_left-- == 0) {
-		errno = ELOOP;
+	if (copy->keys_left == 0) {
+		errno = EFBIG;
 		return false;
 	}
-	hive_node_h *children = copy_values(copy, from, to) ? hivex_node_children(copy->h, from) : NULL;
+	copy->keys_left--;
+	hive_node_h *children = depth < DEPTH_MAX && copy_values(copy, from, to) ? hivex_node_children(copy->h, from) : NULL;
 	bool is_done = children;
 
 	for (size_t i = 0; is_done && children[i]; i++) {
@@ -290,7 +291,8 @@ struct error *bcd_add_entry(hive_h *h, const char *from, const char *guid, enum 
 	hive_node_h old = hive_find(h, hivex_root(h), path), new = objects && old ? hivex_node_add_child(h, objects, guid) : 0;
 	struct copy copy = { .h = h, .keys_left = COPY_KEYS_MAX, .bytes_left = COPY_BYTES_MAX };
 	if (!new || !copy_tree(&copy, old, new, 0))
-		return hive_failure("copying the boot entry");
+		return errno == EFBIG ? error_create(EINVAL, "the boot entry has more than %u keys, or %u bytes in them; is the BCD damaged?", COPY_KEYS_MAX, COPY_BYTES_MAX) :
+		                        hive_failure("copying the boot entry");
 	for (size_t i = 0; i < sizeof(elements) / sizeof(elements[0]); i++) {
 		const struct element *e = &elements[i];
 		if (generation >= e->since && generation <= e->until && !set_element(h, elements_of(h, guid), e))

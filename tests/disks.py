@@ -170,6 +170,29 @@ def log_of(hive, newer_by=0):
     return bytes(base) + struct.pack("<4sIIIII", b"HvLE", 512, 0, sequence + newer_by, 4096, 0).ljust(512, b"\0")
 
 
+def with_shared_keys(hive, guid, lender):
+    """The hive with each element of an entry having all elements of another one for its own, so that few bytes are a million keys."""
+    data = bytearray(hive)
+
+    def key(name, parent):
+        for cell in range(0, len(data) - 4096 - 80, 8):
+            nk = data[4096 + cell + 4:]
+            if nk[:2] == b"nk" and nk[76:].startswith(name) and parent in (None, struct.unpack_from("<I", nk, 16)[0]):
+                return cell
+        raise KeyError(name)
+
+    def children(guid):
+        keys = struct.unpack_from("<I", data, 4096 + key(b"Elements", key(guid.encode(), None)) + 32)[0]
+        return keys, struct.unpack_from("<H", data, 4096 + keys + 6)[0]
+    keys, count = children(guid)
+    for number in range(count):
+        child = struct.unpack_from("<I", data, 4096 + keys + 8 + 8 * number)[0]
+        lent, lent_count = children(lender)
+        struct.pack_into("<I", data, 4096 + child + 24, lent_count)
+        struct.pack_into("<I", data, 4096 + child + 32, lent)
+    return bytes(data)
+
+
 # ---- PE ------------------------------------------------------------------------------------------------------
 
 def kernel(machine=0x8664):
@@ -228,6 +251,19 @@ def read_ntfs(path):
     found = snapshot_folder(target)
     shutil.rmtree(target)
     return found
+
+
+def rights_of(descriptor):
+    """{SID: access mask} of a self-relative security descriptor's access list ([MS-DTYP] 2.4.6)."""
+    acl = struct.unpack_from("<I", descriptor, 16)[0]
+    count, at, rights = struct.unpack_from("<H", descriptor, acl + 4)[0], acl + 8, {}
+    for _ in range(count):
+        kind, _flags, size, mask = struct.unpack_from("<BBHI", descriptor, at)
+        parts = struct.unpack_from(f"<{descriptor[at + 9]}I", descriptor, at + 16)
+        sid = "-".join(str(n) for n in (descriptor[at + 8], descriptor[at + 15], *parts))
+        rights[sid] = rights.get(sid, 0) | (mask if kind == 0 else 0)
+        at += size
+    return rights
 
 
 def snapshot_folder(folder):
