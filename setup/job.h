@@ -55,6 +55,9 @@ struct plan {
 ERROR_MUST_CHECK struct error *plan_make(struct job *job, struct plan *ret);
 void plan_deinit(struct plan *plan);
 
+// May `hive`, the contents of `path`, be changed? It and its logs as setup/hive.h has them; the error names the path.
+ERROR_MUST_CHECK struct error *plan_check_hive(const struct mounted *m, const char *path, const struct bytes *hive);
+
 // Say it on stdout, a line for each change.
 void plan_show(const struct job *job, const struct plan *plan);
 

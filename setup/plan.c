@@ -36,35 +36,39 @@ static struct error *check_no_journal(const struct job *job)
 	return NULL;
 }
 
-// A hive of the guest that is going to be changed: it and its logs.
-static struct error *read_hive(const struct mounted *m, const char *path, struct bytes *ret)
+struct error *plan_check_hive(const struct mounted *m, const char *path, const struct bytes *hive)
 {
 	static const char *const logs[] = { "LOG", "LOG1", "LOG2" };
-	struct bytes hive = { 0 };
-	struct error *error = volumes_read(m, path, HIVE_SIZE_MAX, &hive);
+	struct error *error = hive_check(hive);
 
-	if (error)
-		return error;
-	error = hive_check(&hive);
 	for (size_t i = 0; !error && i < 3; i++) {
 		char name[FILES_PATH_MAX];
 		struct bytes log = { 0 };
 		snprintf(name, sizeof(name), "%s.%s", path, logs[i]);
 		error = volumes_read(m, name, HIVE_SIZE_MAX, &log);
 		if (!error) {
-			error = hive_check_log(&hive, &log);
+			error = hive_check_log(hive, &log);
 		} else if (error->code == ENOENT) {
 			error_free(error);
 			error = NULL;
 		}
 		bytes_deinit(&log);
 	}
-	if (error) {
+	return error_prefix(error, "%s", path);
+}
+
+static struct error *read_hive(const struct mounted *m, const char *path, struct bytes *ret)
+{
+	struct bytes hive = { 0 };
+	struct error *error = volumes_read(m, path, HIVE_SIZE_MAX, &hive);
+
+	if (!error)
+		error = plan_check_hive(m, path, &hive);
+	if (error)
 		bytes_deinit(&hive);
-		return error_prefix(error, "%s", path);
-	}
-	*ret = hive;
-	return NULL;
+	else
+		*ret = hive;
+	return error;
 }
 
 // A file of ours on the host: signed, from the guest medium's folder, if that has been built or installed.

@@ -120,8 +120,7 @@ static struct error *without_ours(const struct job *job, const struct journal *j
 	printf("%s: it was changed since; only what is vmkd's is taken out\n", s->path);
 	if (s->kind == JOURNAL_BOOTINI)
 		return bootini_remove(now, ret);
-	struct error *error = hive_check(now);
-	return error ? error : hive_edit(sandbox_folder(job->sandbox), now, remove_from_hive, &removal, ret);
+	return hive_edit(sandbox_folder(job->sandbox), now, remove_from_hive, &removal, ret);
 }
 
 static struct error *read_kept(const struct job *job, const struct journal_step *s, struct bytes *ret)
@@ -162,6 +161,28 @@ static struct error *undo_replace(const struct job *job, const struct journal *j
 	bytes_deinit(&now);
 	bytes_deinit(&new);
 	return error_prefix(error, "%s", s->path);
+}
+
+// Before anything is undone: has Windows finished with each hive that is going to be? One whose writing we did not finish is what we kept of it, whatever it is.
+static struct error *check_hives(const struct job *job, const struct journal *j)
+{
+	struct error *error = NULL;
+
+	for (unsigned i = 0; !error && i < j->step_count; i++) {
+		const struct journal_step *s = &j->steps[i];
+		struct bytes now = { 0 };
+		if (s->op != JOURNAL_REPLACE || s->kind == JOURNAL_BOOTINI || !s->is_written)
+			continue;
+		error = volumes_read(job_volume(job, s->volume), s->path, HIVE_SIZE_MAX, &now);
+		if (!error && !is_content(&now, &s->before))
+			error = plan_check_hive(job_volume(job, s->volume), s->path, &now);
+		if (error && error->code == ENOENT) { // it will be put back
+			error_free(error);
+			error = NULL;
+		}
+		bytes_deinit(&now);
+	}
+	return error;
 }
 
 // ---- All of it -----------------------------------------------------------------------------------------------
@@ -226,6 +247,8 @@ struct error *undo_run(struct job *job, unsigned *ret_count)
 		error_free(error);
 		error = nothing_to_undo();
 	}
+	if (!error && j)
+		error = check_hives(job, j);
 	for (unsigned i = j ? j->step_count : 0; !error && i-- > 0;)
 		error = undo_step(job, j, &j->steps[i], &count);
 	if (!error)

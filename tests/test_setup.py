@@ -718,6 +718,28 @@ def _(folder):
     expect("ControlSet001\\Services\\newcomer" in keys and not [k for k in keys if "vmkd" in k], f"SYSTEM: {[k for k in keys if 'vmkd' in k]}")
 
 
+@test("undo while a hive's log is pending or its sequence numbers differ: refused before anything is undone")
+def _(folder):
+    disk = mbr_disk(Windows(folder, 9600, "Windows 8.1", winload="winload.exe"))
+    before = disk.files()
+    done(disk)
+    system = disk.files()[f"1/{CONFIG}/SYSTEM"]
+    (folder / "SYSTEM.good").write_bytes(system)
+    change_volume(disk, 1, lambda part: add_to_ntfs(part, {f"{CONFIG}/SYSTEM.LOG1": log_of(system, newer_by=1)}))
+    after = disk.files()
+    for pattern in ("SYSTEM: its log holds changes", "SYSTEM: its sequence numbers differ"):
+        result = setup(disk, "--undo")
+        expect(result.returncode == 1 and pattern in result.stderr, f"{result.returncode}: {result.stderr}")
+        equal(disk.files(), after, "files after a refused undo")
+        (folder / "SYSTEM").write_bytes(system)
+        touch_header(folder / "SYSTEM", sequence1=77)
+        change_volume(disk, 1, lambda part: add_to_ntfs(part, {f"{CONFIG}/SYSTEM": (folder / "SYSTEM").read_bytes()}))
+        after = disk.files()
+    change_volume(disk, 1, lambda part: in_ntfs(part, f'rm "$2/{CONFIG}/SYSTEM.LOG1"; cp SYSTEM.good "$2/{CONFIG}/SYSTEM"', folder))
+    done(disk, "--undo")
+    equal(disk.files(), before, "files after undo")
+
+
 @test("undo without the original kdcom.dll: ours stays, as Windows does not start without one; with it back, all is undone")
 def _(folder):
     disk = mbr_disk(Windows(folder, 9600, "Windows 8.1", winload="winload.exe"))
