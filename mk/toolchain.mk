@@ -46,19 +46,19 @@ pe_objects   = $(patsubst %.c,$(O)/$(1)/%.o,$(2))
 $(O)/host/wire/%.o: WARN_DIR := $(WARN_wire)
 $(O)/x64/wire/%.o $(O)/x86/wire/%.o: WARN_DIR := $(WARN_wire)
 
-$(O)/host/%.o: %.c
+$(O)/host/%.o: %.c mk/toolchain.mk
 	@mkdir -p $(@D)
 	@echo "  CC      $<"
 	$(CC) $(CFLAGS_HOST) $(WARN_DIR) -MMD -MP -c $< -o $@
-$(O)/fuzzobj/%.o: %.c
+$(O)/fuzzobj/%.o: %.c mk/toolchain.mk
 	@mkdir -p $(@D)
 	@echo "  FUZZ    $<"
 	$(CLANG) $(CFLAGS_FUZZ) -MMD -MP -c $< -o $@
-$(O)/x64/%.o: %.c
+$(O)/x64/%.o: %.c mk/toolchain.mk
 	@mkdir -p $(@D)
 	@echo "  x64     $<"
 	$(MINGW_x64) $(CFLAGS_PE_x64) $(WARN_DIR) -MMD -MP -c $< -o $@
-$(O)/x86/%.o: %.c
+$(O)/x86/%.o: %.c mk/toolchain.mk
 	@mkdir -p $(@D)
 	@echo "  x86     $<"
 	$(MINGW_x86) $(CFLAGS_PE_x86) $(WARN_DIR) -MMD -MP -c $< -o $@
