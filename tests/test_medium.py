@@ -307,8 +307,8 @@ def round_trip(report, guest):
     want = expected(guest.generation, before, installed[0])
     wrong = "no boot entry was made" if want is None else difference(without_keepsakes(installed), want)
     report.check(f"{name}: installed as specified {' '.join(guest.generation.options)}", status == 0 and not wrong, f"status {status}; {wrong}; it said: {output}")
-    texts = {"bootini": "boot menu", "dbgtransport": "test signing", "kdcom": "F8"}
-    said = texts[guest.generation.way] in output and ("4 GiB" in output) == (guest.generation.build >= 22000)
+    texts = {"bootini": "boot menu", "dbgtransport": "test signing", "kdcom": "shutdown /s /t 0"}
+    said = texts[guest.generation.way] in output and ("F8" in output) == (guest.generation.way == "kdcom") and ("4 GiB" in output) == (guest.generation.build >= 22000)
     report.check(f"{name}: the user is told what to do at the next start", said, output)
     status, output = guest.run("install.cmd", "/default", "/timeout", "3")
     wrong = difference(guest.situation(), installed)
@@ -459,6 +459,7 @@ def user_in_between(report, by_way):
 
     there_and_back(report, xp, "lines that the user added to boot.ini since stay", meanwhile=add_line, says="changed since")
     update_in_between(report, eleven)
+    original_removed(report, eleven)
 
 
 def update_in_between(report, guest):
@@ -474,6 +475,23 @@ def update_in_between(report, guest):
     status, output = guest.run("uninstall.cmd")
     want = before[1] | {"WINDOWS/System32/kdcom.dll": new}
     report.check(f"{name}: an update's kdcom.dll stays", status == 0 and guest.situation()[1] == want, output)
+    guest.restore(before)
+
+
+def original_removed(report, guest):
+    """Windows does not start without a kdcom.dll, so ours stays until there is another one."""
+    name = guest.generation.name
+    before = guest.situation()
+    guest.run("install.cmd")
+    (guest.drive / "WINDOWS/System32/kdcom_vmkd_original.dll").unlink()
+    status, output = guest.run("uninstall.cmd")
+    kdcom = guest.drive / "WINDOWS/System32/kdcom.dll"
+    report.check(f"{name}: without the original kdcom.dll ours stays, and uninstall.cmd says so",
+                 status == 3 and "is gone" in output and kdcom.read_bytes() == medium_file(guest.generation, "kdvmkd.dll"), output)
+    kdcom.write_bytes(b"what sfc has brought\r\n")
+    status, output = guest.run("uninstall.cmd")
+    want = before[1] | {"WINDOWS/System32/kdcom.dll": b"what sfc has brought\r\n"}
+    report.check(f"{name}: with a kdcom.dll of Windows' again all is undone", status == 0 and guest.situation()[1] == want, output)
     guest.restore(before)
 
 

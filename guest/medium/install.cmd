@@ -364,6 +364,7 @@ if "%WAY%"=="dbgtransport" echo vmkd: start the VM again and choose "%ENTRY_NAME
 if not "%WAY%"=="kdcom" goto :tell_driver
 echo vmkd: At EACH start: choose "%ENTRY_NAME%", press F8, then "Disable driver signature enforcement" (F7). Without it this
 echo vmkd: entry does not start; the old entry is as it was.
+echo vmkd: A shutdown from the Start menu may only hibernate (Fast Startup), and no menu comes then. Use  shutdown /s /t 0  or  /r.
 if %BUILD% geq 22000 echo vmkd: NOT TRIED: Windows 11 with more than 4 GiB of RAM, and 24H2 (early builds of it crash with any replaced kdcom.dll).
 :tell_driver
 echo vmkd: In a Windows started with /debug on another transport:  sc start vmkd

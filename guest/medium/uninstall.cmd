@@ -163,7 +163,7 @@ exit /b 0
 :undo_kdcom
 set "WHAT=putting kdcom.dll back"
 if exist "%SYSTEM32%\kdcom_vmkd_new.dll" del /f /q "%SYSTEM32%\kdcom_vmkd_new.dll"
-if not exist "%SYSTEM32%\kdcom_vmkd_original.dll" exit /b 0
+if not exist "%SYSTEM32%\kdcom_vmkd_original.dll" goto :kdcom_no_original
 if not exist "%SYSTEM32%\kdcom.dll" goto :kdcom_move
 fc /b "%KEEP%\kdvmkd.dll" "%SYSTEM32%\kdcom.dll" >nul
 if "%errorlevel%"=="1" goto :kdcom_not_ours
@@ -177,6 +177,13 @@ rem Not replaced yet, so both names are one file; or replaced by an update since
 del /f /q "%SYSTEM32%\kdcom_vmkd_original.dll"
 if exist "%SYSTEM32%\kdcom_vmkd_original.dll" goto :undo_failed
 exit /b 0
+
+rem Undone before, or not begun. But where ours is still there, somebody has removed the original.
+:kdcom_no_original
+fc /b "%KEEP%\kdvmkd.dll" "%SYSTEM32%\kdcom.dll" >nul 2>nul
+if not "%errorlevel%"=="0" exit /b 0
+set "WHAT=putting kdcom.dll back: its original, kdcom_vmkd_original.dll, is gone (sfc /scannow brings a new kdcom.dll)"
+goto :undo_failed
 
 rem Only where the default and the time still are what we made them.
 :undo_default
