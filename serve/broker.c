@@ -252,7 +252,10 @@ static void link_registered(void *arg, const struct link_guest *guest)
 	guest_wakes(b);
 	answers_forget_boot(&b->answers);
 	past_registered(&b->past, guest);
-	session_guest_registered(&b->session);
+	if (guest->dialect == LINK_DIALECT_VMKD && guest->state & GUEST_PHASE1)
+		session_guest_joined(&b->session);
+	else
+		session_guest_registered(&b->session);
 	after_event(b);
 }
 

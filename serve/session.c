@@ -501,9 +501,15 @@ void session_guest_registered(struct session *s)
 	}
 }
 
+void session_guest_joined(struct session *s)
+{
+	s->may_begin_anew = true;
+	session_guest_registered(s);
+}
+
 void session_guest_gone(struct session *s, enum link_gone reason)
 {
-	s->is_registered = false;
+	s->is_registered = s->may_begin_anew = false;
 	doubt_wait(s);
 	if (s->breakins_sent)
 		s->is_breakin_kept = s->breakin_by != NULL;
@@ -628,9 +634,15 @@ static void take_stop(struct session *s, uint16_t kd_type, uint16_t hdr_len, con
 		own_next(s);
 }
 
-// Packets are numbered from 1 since the kernel started.
+// Packets are numbered from 1 since the kernel started, or since the module came into it.
 static void take_seq(struct session *s, uint32_t seq)
 {
+	bool has_joined = s->may_begin_anew && seq == 1;
+	s->may_begin_anew = false;
+	if (has_joined) {
+		s->last_seq = seq;
+		return;
+	}
 	if (s->last_seq && (int32_t)(seq - s->last_seq) <= 0) {
 		boot_lost(s);
 		s->counters.reverts += seq != 1;

@@ -134,6 +134,7 @@ struct session {
 	uint16_t guest_want;           // KD type it waits for this moment; 0 = it does not wait
 	bool is_resend_sent;           // the state change was asked for
 	uint32_t last_seq;             // record.seq of the last packet; 0 = none
+	bool may_begin_anew;           // session_guest_joined, and no packet since
 	struct session_packet current; // what the guest waits on
 	uint32_t stop;                 // number of `current`, or of the last one: 1, 2, ...
 	bool is_announced;             // the clients were told of `current`
@@ -173,6 +174,9 @@ enum session_state session_state(const struct session *s);
 
 // ---- From the guest's link ----------------------------------------------------------------------------
 void session_guest_registered(struct session *s);
+// In place of it, for a module that says at its registration that the kernel is up (GUEST_PHASE1). It may be one that has come into that kernel just now,
+// and not for the first time (vmkd.sys): then its packets begin at 1, and the kernel is the one of before, with what was set there.
+void session_guest_joined(struct session *s);
 void session_guest_gone(struct session *s, enum link_gone reason);
 // A KD packet. waits_for: the type the guest waits for from now on, 0 = it did not say. A seq at or below the last one's: a snapshot
 // was loaded, and the clients are told as of a reset.

@@ -387,6 +387,48 @@ static void test_a_snapshot_that_was_loaded_is_told_as_a_reset(void **state)
 	assert_int_equal(get_le64(last_body + 0x18), 2);
 }
 
+// vmkd.sys, stopped and started again: it counts from 1, but neither the kernel nor the breakpoints that it keeps are new.
+static void test_a_module_that_comes_again_brings_no_other_kernel(void **state)
+{
+	(void)state;
+	stopped_with(2);
+	asks_breakpoint(A, KD_API_WRITE_BREAKPOINT, 0x1000);
+	guest_gives_handle(0x1000, 4);
+	client_acks(A);
+	client_asks(A, KD_API_CONTINUE2);
+	client_asks(B, KD_API_CONTINUE2);
+	did_whatever();
+	for (unsigned life = 0; life < 3; life++) {
+		session_guest_gone(&s, LINK_GONE_BYE);
+		session_guest_joined(&s);
+		guest_seq = 0;
+		guest_prints("here again\n");
+		did("send(3 3230 droppable) b:send(3 3230 droppable)");
+		client_acks(A);
+		client_acks(B);
+	}
+	assert_int_equal(s.counters.boots, 1);
+	assert_int_equal(s.counters.reverts, 0);
+	guest_stops();
+	did("send(7 3030) expect(2) b:send(7 3030) b:expect(2)");
+	client_acks(A);
+	asks_breakpoint(A, KD_API_RESTORE_BREAKPOINT, 4);
+	did("deliver(2 3135)");
+}
+
+// What was set there before it came nobody here knows: the kernel is asked.
+static void test_a_module_that_joins_a_kernel_knows_nothing_of_its_breakpoints(void **state)
+{
+	(void)state;
+	session_guest_joined(&s);
+	client_comes(A);
+	guest_stops();
+	did_whatever();
+	client_acks(A);
+	asks_breakpoint(A, KD_API_RESTORE_BREAKPOINT, 7);
+	did("deliver(2 3135)");
+}
+
 static void test_a_request_of_the_time_before_the_snapshot_fails(void **state)
 {
 	(void)state;
@@ -495,6 +537,8 @@ int main(void)
 		T(test_who_has_not_heard_the_farewell_is_told),
 		T(test_only_who_rebooted_knows),
 		T(test_a_snapshot_that_was_loaded_is_told_as_a_reset),
+		T(test_a_module_that_comes_again_brings_no_other_kernel),
+		T(test_a_module_that_joins_a_kernel_knows_nothing_of_its_breakpoints),
 		T(test_a_request_of_the_time_before_the_snapshot_fails),
 		T(test_numbers_may_wrap),
 		T(test_a_guest_that_does_not_come_back_to_its_wait_runs),

@@ -10,7 +10,7 @@ import signal
 import time
 
 from e2e import GUARD_S, Way, attach, expect, main, test
-from kdclient import KdClient, KdClosed, KdTimeout, StateChange, Stop
+from kdclient import KdClient, KdClosed, KdTimeout, StateChange, Symbols
 from pe_messages import messages
 from vm import BUILD, wait_for
 
@@ -413,6 +413,7 @@ class Reader:
         self.kd = KdClient(timeout=GUARD_S).connect(str(vm.kd_socket()))
         self.counter = None
         self.rounds = []  # in which it has read
+        self.notices = 0  # of another kernel
 
     def read(self):
         expect(self.kd.read_virtual(self.kd.version().kern_base, 2) == b"MZ", "no kernel at its place")
@@ -424,20 +425,21 @@ class Reader:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             try:
-                if isinstance(self.kd.wait_event(0.05), StateChange):
-                    self.kd.resume()
+                event = self.kd.wait_event(0.05)
             except KdTimeout:
-                pass
+                continue
+            self.notices += isinstance(event, Symbols)
+            if isinstance(event, StateChange):
+                self.kd.resume()
 
     def run(self):
         """Until the VM ends."""
         try:
-            attach(self.kd)
             while True:
+                self.kd.break_in()  # no attach(): each round begins with a notice, which would be all that it ever meets
                 self.read()
                 self.kd.resume()
                 self.take_prints(0.1)  # without a pause the kernel would do nothing but stop
-                self.kd.break_in()
         except KdClosed:
             self.kd.close()
 
@@ -453,6 +455,7 @@ def many_rounds(where):
         ended = Ended(vm, vm.wait())
     ended.expect_pass()
     expect(ended.starts == [0] * rounds, f"{len(ended.starts)} starts")
+    expect(reader.notices <= 1, f"it was told {reader.notices} times of another kernel; that the machine was switched off would be one")
     seen = len(set(reader.rounds))
     expect(seen > 1, f"the debugger has read {len(reader.rounds)} times, in rounds {sorted(set(reader.rounds))}")
     print(f"   {len(reader.rounds)} stops with reads, in {seen} of {rounds} rounds", flush=True)
