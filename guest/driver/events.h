@@ -25,8 +25,8 @@
 	  "off, or boot with kdvmkd.dll.") \
 	X(NO_DEBUG, Error, 0x21, STATUS_NOT_SUPPORTED, "Windows was not booted for debugging: boot with debugging on (bcdedit /debug on, or /DEBUG in " \
 	  "boot.ini).") \
-	X(GUARDED, Error, 0x22, STATUS_NOT_SUPPORTED, "No debugger is present, so this 64-bit Windows may guard its code and end with bug check 109 when " \
-	  "a debugger changes it. Boot with a debugger connected, or set the value Force in this service's Parameters key to 1.") \
+	X(GUARDED, Error, 0x22, STATUS_NOT_SUPPORTED, "No debugger is present, so this 64-bit Windows may guard itself and end with bug check 109 minutes after " \
+	  "this driver or a debugger has changed it. Boot with a debugger connected, or set the value Force in this service's Parameters key to 1.") \
 	X(PROCESSORS, Error, 0x23, STATUS_NOT_SUPPORTED, "There are more than 64 processors.") \
 	X(NOT_CALLED, Error, 0x24, STATUS_NOT_SUPPORTED, "The kernel does not call its transport through its import table, so everything was put back. " \
 	  "Boot with kdvmkd.dll instead.") \

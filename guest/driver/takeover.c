@@ -232,14 +232,15 @@ static void give_back(struct takeover *t)
 	uint32_t stop_turns = 0, vain_turns = 0;
 	for (;;) {
 		t->waits_for_stop = stop_turns < TAKEOVER_STOP_TURNS;
-		if (t->system->hold(t->ctx, put_back, t) && t->is_exchanged)
+		bool was_held = t->system->hold(t->ctx, put_back, t);
+		if (was_held && t->is_exchanged)
 			return;
 		if (t->waits_for_stop && t->owes_stop) {
 			stop_turns++;
 			t->system->sleep(t->ctx, TAKEOVER_STOP_MS);
 			continue;
 		}
-		if (++vain_turns == TAKEOVER_WAIT_TOLD)
+		if (was_held && ++vain_turns == TAKEOVER_WAIT_TOLD) // a busy processor is nobody's redirection
 			t->system->log(t->ctx, EVENT_WAITING, STATUS_SUCCESS);
 		t->system->sleep(t->ctx, TAKEOVER_WAIT_MS);
 	}
