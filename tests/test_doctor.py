@@ -74,6 +74,15 @@ def bad_machine():
         Report(f.run, env={"_NT_SYMBOL_PATH": "/"}).says("folder", "failed", str(f.path))
 
 
+@test("a VM's folder whose facts are a pipe that nobody writes to")
+def pipe_for_facts():
+    with Folder() as f:
+        (f.path / "win").mkdir(mode=0o700)
+        os.mkfifo(f.path / "win" / "vm.json")
+        Report(f.run, "win").says("vm", "failed", "win")
+        expect(f.run("list")[0] == 0, "vmkd list")
+
+
 @test("a machine with which all is well; the text is the list as JSON has it")
 def good_machine():
     with Folder() as f, socket.socket() as server:

@@ -2,10 +2,13 @@
 #include "util/ask.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/time.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "util/buf.h"
@@ -23,13 +26,25 @@ static struct error *no_answer(const char *vm_name, int code)
 	return error_create(EPROTO, "the broker of %s hung up: %s", vm_name, code ? strerror(code) : "end of stream");
 }
 
-// Up to its newline and not a byte more: what follows is for whoever gets the connection.
+static int64_t now_ms(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
+
+// Up to its newline and not a byte more: what follows is for whoever gets the connection. Who sends a byte now and then has no longer than others.
 static struct error *read_line(int fd, const char *vm_name, struct buf *in)
 {
+	int64_t deadline = now_ms() + ASK_TIMEOUT_S * 1000;
+
 	while (!in->len || buf_data(in)[in->len - 1] != '\n') {
 		uint8_t *room = buf_reserve(in, PART_MAX), *end;
 		ssize_t len;
 
+		if (now_ms() >= deadline)
+			return no_answer(vm_name, EAGAIN);
 		if (!room)
 			return error_create(EPROTO, "the broker of %s sent an answer without end", vm_name);
 		len = recv(fd, room, PART_MAX, MSG_PEEK);
@@ -103,7 +118,9 @@ struct error *ask_broker(const char *vm_name, cJSON *request, cJSON **ret, int *
 	struct error *error = rundir_path(vm_name, "ctl.sock", path);
 
 	if (!error)
-		error = sock_connect_unix(path, SOCK_STREAM, 0, &fd);
+		error = sock_connect_unix(path, SOCK_STREAM, SOCK_NONBLOCK, &fd); // a stopped broker lets in only so many
+	if (!error && fcntl(fd, F_SETFL, 0) < 0)
+		error = no_answer(vm_name, errno);
 	if (!error)
 		error = ask(fd, vm_name, request, ret);
 	cJSON_Delete(request);

@@ -7,9 +7,9 @@
 
 #include "util/error.h"
 
-// Ask the broker of `vm_name`, blocking at most ASK_TIMEOUT_S. request: an object with "cmd"; taken, also on failure; NULL (no memory) is an error.
+// Ask the broker of `vm_name`, blocking at most twice ASK_TIMEOUT_S, whatever it does. request: an object with "cmd"; taken, also on failure; NULL (no memory) is an error.
 // ret_fd NULL, or where the connection goes, owned by the caller and without a time limit, for what the broker sends behind its answer.
-// -> NULL and *ret (cJSON_Delete), or an error: ENOENT no such VM or no broker, ETIMEDOUT a broker that does not answer, EPROTO an
+// -> NULL and *ret (cJSON_Delete), or an error: ENOENT no such VM or no broker, ETIMEDOUT a broker that does not answer, EAGAIN one that lets nobody in any more, EPROTO an
 // answer that is none, EIO the broker's own error text.
 #define ASK_TIMEOUT_S 2
 ERROR_MUST_CHECK struct error *ask_broker(const char *vm_name, cJSON *request, cJSON **ret, int *ret_fd);

@@ -220,7 +220,6 @@ static void test_unix_sockets(void **state)
 	ok(sock_listen_unix(path, SOCK_STREAM, 0, &listener)); // replaces the dead one
 }
 
-// It may call itself anything, and is shown on terminals.
 // A stopped process lets nobody in; who must not wait is told so.
 static void test_a_full_queue_is_not_waited_for(void **state)
 {
@@ -243,6 +242,7 @@ static void test_a_full_queue_is_not_waited_for(void **state)
 	close(listener);
 }
 
+// It may call itself anything, and is shown on terminals.
 static void test_names_of_peers_move_no_cursor(void **state)
 {
 	char was[16], who[64];
