@@ -58,10 +58,11 @@ static const struct command commands[] = {
 	{ "stats", "NAME [--json]", "counters since the start", cli_stats, NULL },
 	{ "trace", "NAME FILE.pcapng [--force] | show FILE.pcapng [--json]",
 	  "record every KD packet until Ctrl-C, `-` = to stdout; or show what was recorded (Wireshark reads it, too)", cli_trace, NULL },
-	{ "setup", "IMAGE [--default] [--dry-run] | IMAGE --undo [--dry-run]", "prepare the Windows in a stopped VM's disk image (raw, qcow2, a block device), or undo that", cli_setup,
+	{ "setup", "IMAGE [--default] [--dry-run] [--backing] | IMAGE --undo [--dry-run] [--backing]", "prepare the Windows in a stopped VM's disk image (raw, qcow2, a block device), or undo that", cli_setup,
 	  "  --default                  the new boot entry is booted when nobody chooses; without it the default stays\n"
 	  "  --undo                     put back everything that `vmkd setup` changed in the image\n"
 	  "  --dry-run                  say what would be done; the image is opened read-only\n"
+	  "  --backing                  a qcow2's backing files may be opened, too (`qemu-img info` shows them)\n"
 	  "Needs root, ntfs-3g, and qemu-storage-daemon; for an EFI system partition mtools. What it does to a Windows: docs/guest.md." },
 	{ "libvirt", "enable|disable|status DOMAIN [--link hook|debugcon] [--connect URI] [--name NAME] [--private-ram] [--force] [--dry-run]",
 	  "the link in a libvirt domain, and out of it again", cli_libvirt,

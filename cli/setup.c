@@ -17,6 +17,8 @@ int cli_setup(int argc, char **argv)
 			options.is_dry_run = true;
 		else if (strcmp(argv[i], "--default") == 0)
 			options.make_default = true;
+		else if (strcmp(argv[i], "--backing") == 0)
+			options.trusts_backing = true;
 		else if (argv[i][0] == '-' || options.image)
 			return cli_usage("setup", "unexpected argument %s", argv[i]);
 		else

@@ -47,7 +47,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 	if (windows_pe_machine(&hive, &machine))
 		(void)windows_pe_is_signed(&hive);
 	memcpy(head, hive.data, hive.len < sizeof(head) ? hive.len : sizeof(head));
-	error_free(image_format(head, &format));
+	error_free(image_format(head, false, &format));
 	bytes_deinit(&hive);
 	bytes_deinit(&log);
 	return 0;

@@ -183,26 +183,34 @@ static void test_format(void **state)
 	enum image_format format = 77;
 
 	(void)state;
-	expect_none(image_format(head, &format));
+	expect_none(image_format(head, false, &format));
 	assert_int_equal(format, IMAGE_RAW);
 	memcpy(head, "QFI\xfb\0\0\0\3", 8);
-	expect_none(image_format(head, &format));
+	expect_none(image_format(head, false, &format));
 	assert_int_equal(format, IMAGE_QCOW2);
 	head[79] = 1; // "dirty": QEMU sees to that
-	expect_none(image_format(head, &format));
+	expect_none(image_format(head, false, &format));
 	head[79] = 2;
-	expect_error(image_format(head, &format), ENOTSUP, "corrupt");
+	expect_error(image_format(head, false, &format), ENOTSUP, "corrupt");
 	head[79] = 4;
-	expect_error(image_format(head, &format), ENOTSUP, "another file");
+	expect_error(image_format(head, false, &format), ENOTSUP, "another file");
+	head[79] = 0;
+	head[15] = 104; // where the backing file's name stands
+	expect_error(image_format(head, false, &format), EPERM, "--backing");
+	expect_none(image_format(head, true, &format));
+	head[15] = 0;
+	head[8] = 1;
+	expect_error(image_format(head, false, &format), EPERM, "--backing");
+	head[8] = 0;
 	head[7] = 2; // version 2 has no such bits
-	expect_none(image_format(head, &format));
+	expect_none(image_format(head, false, &format));
 	head[35] = 1;
-	expect_error(image_format(head, &format), ENOTSUP, "encrypted");
+	expect_error(image_format(head, false, &format), ENOTSUP, "encrypted");
 	head[7] = 4;
-	expect_error(image_format(head, &format), ENOTSUP, "version 4");
+	expect_error(image_format(head, false, &format), ENOTSUP, "version 4");
 	memset(head, 0, sizeof(head));
 	memcpy(head + 64, "\x7f\x10\xda\xbe", 4);
-	expect_error(image_format(head, &format), ENOTSUP, "VDI");
+	expect_error(image_format(head, false, &format), ENOTSUP, "VDI");
 }
 
 // ---- Names in a volume ---------------------------------------------------------------------------------------

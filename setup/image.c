@@ -29,8 +29,9 @@ static uint32_t be32(const uint8_t *p)
 }
 
 // Offsets and bits: QEMU's docs/interop/qcow2.txt.
-static struct error *check_qcow2(const uint8_t *head)
+static struct error *check_qcow2(const uint8_t *head, bool may_have_backing)
 {
+	bool has_backing = be32(head + 8) || be32(head + 12);
 	uint32_t version = be32(head + 4), encryption = be32(head + 32), incompatible = version >= 3 ? be32(head + 76) : 0;
 
 	if (version < 2 || version > 3)
@@ -41,10 +42,12 @@ static struct error *check_qcow2(const uint8_t *head)
 		return error_create(ENOTSUP, "the image is marked as corrupt; `qemu-img check -r all` may repair it");
 	if (incompatible & 4)
 		return error_create(ENOTSUP, "the image keeps its data in another file; `qemu-img convert` makes one that does not");
+	if (has_backing && !may_have_backing)
+		return error_create(EPERM, "the image has a backing file, which would be opened as root, whatever it is: `qemu-img info` shows it; if it is as it should be, add --backing");
 	return NULL;
 }
 
-struct error *image_format(const uint8_t head[static IMAGE_HEAD_LEN], enum image_format *ret)
+struct error *image_format(const uint8_t head[static IMAGE_HEAD_LEN], bool may_have_backing, enum image_format *ret)
 {
 	static const struct {
 		unsigned offset;
@@ -52,7 +55,7 @@ struct error *image_format(const uint8_t head[static IMAGE_HEAD_LEN], enum image
 	} others[] = { { 0, "KDMV", "VMDK" }, { 0, "# Disk DescriptorFile", "VMDK" }, { 0, "vhdxfile", "VHDX" }, { 0, "conectix", "VHD" }, { 64, "\x7f\x10\xda\xbe", "VDI" }, { 0, "QED", "QED" }, { 0, "LUKS\xba\xbe", "LUKS" } };
 
 	if (memcmp(head, "QFI\xfb", 4) == 0) {
-		struct error *error = check_qcow2(head);
+		struct error *error = check_qcow2(head, may_have_backing);
 		if (!error)
 			*ret = IMAGE_QCOW2;
 		return error;
@@ -330,7 +333,7 @@ static struct error *serve(struct image *image, const char *path, enum image_for
 	return serve_by_nbd(image, name, format, is_device);
 }
 
-static struct error *look_at_format(const char *path, enum image_format *ret, bool *ret_is_device)
+static struct error *look_at_format(const char *path, bool may_have_backing, enum image_format *ret, bool *ret_is_device)
 {
 	uint8_t head[IMAGE_HEAD_LEN] = { 0 };
 	struct stat st;
@@ -348,16 +351,16 @@ static struct error *look_at_format(const char *path, enum image_format *ret, bo
 			return error_create(errno, "%s", errno == EBUSY ? "it is in use on this host (mounted, or part of LVM or RAID)" : strerror(errno));
 	}
 	*ret_is_device = S_ISBLK(st.st_mode);
-	return image_format(head, ret);
+	return image_format(head, may_have_backing, ret);
 }
 
-struct error *image_open(struct sandbox *s, const char *path, bool is_read_only, struct image **ret)
+struct error *image_open(struct sandbox *s, const char *path, bool is_read_only, bool may_have_backing, struct image **ret)
 {
 	enum image_format format;
 	bool is_device;
 	char *real = realpath(path, NULL);
 	struct image *image = calloc(1, sizeof(*image));
-	struct error *error = !image ? error_create(ENOMEM, "out of memory") : !real ? error_create(errno, "cannot open it: %s", strerror(errno)) : look_at_format(real, &format, &is_device);
+	struct error *error = !image ? error_create(ENOMEM, "out of memory") : !real ? error_create(errno, "cannot open it: %s", strerror(errno)) : look_at_format(real, may_have_backing, &format, &is_device);
 
 	if (!error) {
 		image->sandbox = s;

@@ -18,13 +18,14 @@ enum image_format { IMAGE_RAW, IMAGE_QCOW2 };
 
 #define IMAGE_HEAD_LEN 112u // as much as is looked at
 
-// The format, from the first bytes (0s behind a shorter image). -> ENOTSUP: another format, or a qcow2 with something that stands in the way, and what to do.
-ERROR_MUST_CHECK struct error *image_format(const uint8_t head[static IMAGE_HEAD_LEN], enum image_format *ret);
+// The format, from the first bytes (0s behind a shorter image). -> ENOTSUP: another format, or a qcow2 with something that stands in the way, and what to do; EPERM: a qcow2 that names a
+// backing file, without may_have_backing. Whoever may write the first sector, the guest of a raw image for one, may name any file of the host there, and root would open it.
+ERROR_MUST_CHECK struct error *image_format(const uint8_t head[static IMAGE_HEAD_LEN], bool may_have_backing, enum image_format *ret);
 
 struct image;
 
-// Open and lock the image. -> EBUSY: somebody uses it; ENOTSUP, EIO and others with their reasons. `s` must outlive the image.
-ERROR_MUST_CHECK struct error *image_open(struct sandbox *s, const char *path, bool is_read_only, struct image **ret);
+// Open and lock the image. -> EBUSY: somebody uses it; ENOTSUP, EPERM (image_format), EIO and others with their reasons. `s` must outlive the image.
+ERROR_MUST_CHECK struct error *image_open(struct sandbox *s, const char *path, bool is_read_only, bool may_have_backing, struct image **ret);
 
 // The path of the whole disk as a file or device; valid until image_close.
 const char *image_disk(const struct image *image);

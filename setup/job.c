@@ -47,7 +47,7 @@ static struct error *open_disk(struct job *job)
 {
 	const char *path = job->options->image;
 	bool is_wanted[DISK_PARTITION_MAX];
-	struct error *error = image_open(job->sandbox, path, job->options->is_dry_run, &job->image);
+	struct error *error = image_open(job->sandbox, path, job->options->is_dry_run, job->options->trusts_backing, &job->image);
 
 	if (!error)
 		error = read_volumes(job);

@@ -73,7 +73,7 @@ static int make_folder(char folder[static FOLDER_SIZE], const char **ret_what)
 	if (!mkdtemp(folder))
 		return errno;
 	*ret_what = "mount a folder in memory";
-	return mount("vmkd", folder, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=700") < 0 ? errno : 0;
+	return mount("vmkd", folder, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=700,size=512m") < 0 ? errno : 0;
 }
 
 static void take_note(const struct note *note, struct running *running, unsigned *count)

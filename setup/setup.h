@@ -11,6 +11,7 @@ struct setup_options {
 	const char *image;  // raw or qcow2, a file or a block device
 	bool is_undo;       // put everything back
 	bool is_dry_run;    // say what would be done; the image is opened read-only
+	bool trusts_backing; // a qcow2's backing files may be opened, whatever files of the host they are
 	bool make_default;  // the new boot entry is booted when nobody chooses
 };
 

@@ -367,6 +367,27 @@ def _(folder):
     expect(refused_without_image.returncode == 1 and "No such file" in refused_without_image.stderr, refused_without_image.stderr)
 
 
+@test("an image on a backing file is changed only where that is trusted, and the file stays as it is")
+def _(folder):
+    disk = gpt_disk(Windows(folder))
+    base = folder / "base.qcow2"
+    disk.path.rename(base)
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", base.name, "-F", "qcow2", str(disk.path)], check=True)
+    before = digest(base)
+    refused(disk, "backing file.*--backing")
+    refused(disk, "backing file.*--backing", "--undo")
+    done(disk, "--backing")
+    done(disk, "--undo", "--backing")
+    expect(digest(base) == before, "the backing file was changed")
+
+
+@test("refused: a raw image whose guest wrote itself a backing file")
+def _(folder):
+    path = folder / "guest.raw"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-u", "-b", "/etc/passwd", "-F", "raw", str(path), "1M"], check=True)
+    refused(path, "backing file.*--backing")
+
+
 @test("refused: partitions that overlap, lie outside, or a damaged GPT; the second GPT serves")
 def _(folder):
     disk = mbr_disk(Windows(folder, 7601, "Windows 7", winload="winload.exe"), separate=True)
