@@ -482,7 +482,9 @@ def original_removed(report, guest):
     """Windows does not start without a kdcom.dll, so ours stays until there is another one."""
     name = guest.generation.name
     before = guest.situation()
-    guest.run("install.cmd")
+    status, output = guest.run("install.cmd")
+    if not report.check(f"{name}: install.cmd after an update", status == 0, output):
+        return
     (guest.drive / "WINDOWS/System32/kdcom_vmkd_original.dll").unlink()
     status, output = guest.run("uninstall.cmd")
     kdcom = guest.drive / "WINDOWS/System32/kdcom.dll"
