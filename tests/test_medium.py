@@ -10,6 +10,7 @@ different situation is then put in place and uninstall.cmd must make of it what 
 import argparse
 import fcntl
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -165,6 +166,10 @@ class Guest:
         shutil.rmtree(self.root)
 
 
+class WineSlipped(Exception):
+    """Under load Wine's cmd now and then cannot start a program that is there (seen: once in some thousand starts)."""
+
+
 class Wine:
     """A Wine prefix of the test's own, in the build folder so that it is made once. One test at a time: the drive letters are in it."""
 
@@ -203,6 +208,8 @@ class Wine:
                     tick.unlink()
                 time.sleep(0.001)
         output = process.communicate(timeout=HANG_GUARD_S)[0].decode(errors="replace")
+        if re.search(r"Can't recognize '(bcdedit|sc|certutil|icacls|takeown|reg|find|fc|attrib) ", output):
+            raise WineSlipped(output)
         return process.returncode, output
 
     def end(self):
@@ -604,20 +611,31 @@ TOGETHER = {"refused": refusals, "odd": peculiarities, "between": user_in_betwee
             "torn": lambda report, by_way: torn_journal(report, by_way["kdcom"])}
 
 
+def fresh(wine, generations, test, *arguments, **keywords):
+    """test(report, guest or {way: guest}, ...) on guests of its own; anew, at most three times, when Wine has slipped."""
+    for attempt in range(1, 4):
+        guests = [Guest(wine, generation) for generation in generations]
+        try:
+            return test(*arguments, guests[0] if len(guests) == 1 else {g.generation.way: g for g in guests}, **keywords)
+        except WineSlipped as slip:
+            print(f"   note Wine could not start a program, once more: {str(slip)[:200]!r}", flush=True)
+            if attempt == 3:
+                raise
+        finally:
+            for guest in guests:
+                guest.remove()
+
+
 def run(report, wine, args, is_long):
-    guests = [Guest(wine, generation) for generation in GENERATIONS if args.only in ("", generation.name)]
-    try:
-        for guest in guests:
-            for part, test in EACH.items():
-                if args.part in ("", part) and (is_long or args.only or guest.generation.name in SHORT.get(part, [guest.generation.name])):
-                    test(report, guest, **({} if is_long else SHORT_EVERY.get(part, {})))
-        by_way = {g.generation.way: g for g in guests}
-        for part, test in TOGETHER.items():
-            if args.part in ("", part) and len(by_way) == 3:
-                test(report, by_way)
-    finally:
-        for guest in guests:
-            guest.remove()
+    generations = [g for g in GENERATIONS if args.only in ("", g.name)]
+    for generation in generations:
+        for part, test in EACH.items():
+            if args.part in ("", part) and (is_long or args.only or generation.name in SHORT.get(part, [generation.name])):
+                fresh(wine, [generation], test, report, **({} if is_long else SHORT_EVERY.get(part, {})))
+    by_way = list({g.way: g for g in generations}.values())
+    for part, test in TOGETHER.items():
+        if args.part in ("", part) and len(by_way) == 3:
+            fresh(wine, by_way, test, report)
 
 
 def main():
